@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from skipguide.tuning.events import Noted, Planned, RoundOver, StageBegan, TuneR
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
+from skipguide.tuning.scan.record import ScanRecord
 from support import drawn_tuning
 from support.drawn_tuning import engine, options
 
@@ -367,3 +369,72 @@ def test_a_tuning_that_ended_before_its_first_sweep_goes_on(
     assert isinstance(planned[-1], Planned)
     result, _ = tuned(folder, asked, engine(folder))
     assert result.answer is not None or result.waiting is not None
+
+
+@pytest.fixture
+def done(tmp_path: Path, best: tuple[Path, TuneResult, list[Any]]) -> Path:
+    """A copy of the tuning `best`."""
+    return Path(shutil.copytree(best[0], tmp_path / "run"))
+
+
+def goes_on(folder: Path, expected: TuneResult) -> tuple[int, list[Any]]:
+    """Go on with `best`: how many videos are made and what is told; the answer is the same."""
+    made = engine(folder, gains=BEST)
+    again, events = tuned(folder, options(PROMPTS, passes=PASSES), made)
+    assert again.answer == expected.answer
+    return made.made, events
+
+
+def test_damaged_options_are_mended_by_what_is_advised(
+    done: Path, best: tuple[Path, TuneResult, list[Any]]
+) -> None:
+    path = done / "tune" / "options.json"
+    whole = path.read_text()
+    for content in ("", "[]", '{"content": [1], "format": 2}', '{"format": 2}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"options.json is damaged .* Remove this file and"):
+            goes_on(done, best[1])
+    path.unlink()
+    assert goes_on(done, best[1])[0] == 0
+    assert path.read_text() == whole
+
+
+def test_damaged_files_that_tune_can_make_again_are_made_again(
+    done: Path, best: tuple[Path, TuneResult, list[Any]]
+) -> None:
+    for name in ("race", "answer", "map", "stops"):
+        (done / "tune" / f"{name}.json").write_text("{")
+    record = min((done / "tune" / "scan").iterdir())
+    whole = record.read_bytes()
+    record.write_bytes(whole[:-9])
+    made, events = goes_on(done, best[1])
+    assert made == 1  # the video whose scan is damaged, with its scan
+    again, before = (ScanRecord.from_bytes(data) for data in (record.read_bytes(), whole))
+    assert (again.cells, again.states) == (before.cells, before.states)
+    assert (again.values["hf"] == before.values["hf"]).all()
+    notes = [event.text for event in events if isinstance(event, Noted)]
+    assert sum(f"{record.name} was damaged" in text for text in notes) == 1
+    for name in ("race", "answer", "map"):
+        json.loads((done / "tune" / f"{name}.json").read_text())
+
+
+def test_damaged_files_whose_removal_is_advised_are_made_again(
+    done: Path, best: tuple[Path, TuneResult, list[Any]]
+) -> None:
+    for name in ("timing", "unmeasured", "functions"):
+        path = done / "tune" / f"{name}.json"
+        path.write_text("[3]")
+        with pytest.raises(ValueError, match=f"{name}.json.* is damaged.* Remove it, and run the"):
+            goes_on(done, best[1])
+        path.unlink()
+    assert goes_on(done, best[1])[0] == 0
+
+
+def test_a_pass_that_is_over_before_the_clock_ticks_is_planned_for(tmp_path: Path) -> None:
+    class Coarse(drawn_tuning.DrawnModel):
+        def cost(self, complete: Any, image: Any) -> Cost:
+            return Cost(2.0, 0.0)
+
+    folder = tmp_path / "run"
+    result, _ = tuned(folder, options(6, hours=0.1), Coarse(folder / "work", gains=BEST))
+    assert result.answer is not None

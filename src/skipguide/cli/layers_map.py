@@ -159,7 +159,9 @@ class MapCommand:
         folder = None if self.out is None else self.out / "scan"
         report = _Progress(self.quiet)
         with report.display("scanning", len(subjects)):
-            records = scan_run.scan_subjects(pipe, subjects, self.scan, folder, report.tell)
+            records = scan_run.scan_subjects(
+                pipe, subjects, self.scan, folder, report.tell, self.notes.append
+            )
         return LayerMap.build(records)
 
     def _compare(self, found: LayerMap, best: BestLayers | None) -> Agreement | None:

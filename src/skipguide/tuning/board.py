@@ -13,7 +13,7 @@ from typing import Any
 from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
 from skipguide.tuning.options import FOLDER, TuneOptions
-from skipguide.tuning.plan.budget import ROUND, Plan
+from skipguide.tuning.plan.budget import ROUND, SHORTEST, Plan
 from skipguide.tuning.race.candidates import Candidate
 from skipguide.tuning.race.race import RaceState
 
@@ -104,7 +104,7 @@ class Board:
     def seconds_per_pass(self) -> float:
         """Return the seconds of a forward pass in the videos so far, with all that is beside it."""
         used = self._used()
-        return used["seconds_used"] / used["passes_used"]
+        return max(used["seconds_used"] / max(used["passes_used"], 1.0), SHORTEST)
 
     def _used(self) -> PlainData:
         from skipguide.runs import Run

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from skipguide.generate.record import hash_file
 from skipguide.method.protocols import PlainData
+from skipguide.method.validate import is_number
 from skipguide.runs import storage
 from skipguide.runs.ledger import to_json
 from skipguide.runs.prompt_rows import Prompt
@@ -181,11 +182,12 @@ def check_run(folder: Path, options: TuneOptions) -> None:
         return
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        then, of_format = known["content"], known["format"]
+        then, of_format = dict(known["content"]), known["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"the options of a tuning must be JSON, but {path} is damaged ({error}). Choose another"
-            " folder with --out; clips can be merged by `skipguide runs merge`."
+            f"the options of a tuning must be as tune wrote them, but {path} is damaged ({error})."
+            " Remove this file and run the same command again: no video is made twice. Whether it"
+            " is the same command is not checked then, so type it as it was."
         ) from None
     if of_format != _FORMAT:
         raise ValueError(
@@ -215,7 +217,9 @@ def kept_budget(folder: Path) -> dict[str, float | None] | None:
     path = folder / FOLDER / _FILE
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8")).get("budget")
+    found = json.loads(path.read_text(encoding="utf-8")).get("budget")
+    fits = isinstance(found, dict) and set(found) == {"hours", "passes"}
+    return found if fits and any(map(is_number, found.values())) else None
 
 
 def prompts_hash(options: TuneOptions) -> str:

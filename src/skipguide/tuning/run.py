@@ -182,14 +182,15 @@ class Tuning:
         plain = self._quickest(own)
         term = {"layers": [known.middle], "scale": 1.0}
         weak = self._quickest(self.sampler.survey({"name": "weak", "stg": term}))
-        seconds = plain.seconds_per_step / max(plain.passes_per_step, 1.0)
+        passes = max(plain.passes_per_step, 1.0)
+        seconds = max(plain.seconds_per_step / passes, budget.SHORTEST)
         return Timing(
             seconds,
             max(0.0, weak.seconds_per_step - plain.seconds_per_step),
-            2 * plain.passes_per_step * seconds,
+            2 * passes * seconds,
             self.sampler.engine.workers,
             own.complete.steps,
-            round(plain.passes_per_step),
+            round(passes),
             self._cost_of_preset(known, plain.passes_per_step),
         )
 
@@ -228,6 +229,8 @@ class Tuning:
             size = {"width": width, "height": height, "num_frames": frames}
             given = {**given, "name": "scan", **size}
         watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
+        for text in scanning.remove_damaged(self.folder):
+            yield Noted(text)
         yield from self.sample_all("scan", [given], prompts, watch)
         layer_map = scanning.read_map(self.folder, given["name"], prompts)
         for text in scanning.write_map(self.folder, layer_map):
