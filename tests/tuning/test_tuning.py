@@ -438,3 +438,58 @@ def test_a_pass_that_is_over_before_the_clock_ticks_is_planned_for(tmp_path: Pat
     folder = tmp_path / "run"
     result, _ = tuned(folder, options(6, hours=0.1), Coarse(folder / "work", gains=BEST))
     assert result.answer is not None
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"),
+    [((4.0,), {"cfg-4", "cfg-2"}), ((4.0, 4.0), {"cfg-4", "cfg-2"}), ((2.0,), {"cfg-2"}),
+     ((2.0, 4.0, 2.0, 4.0), {"cfg-2", "cfg-4"}), ((4.0, 1.0), {"cfg-4", "cfg-1"}),
+     ((4.0, 0.0), {"cfg-4", "cfg-0"})],
+)  # fmt: skip
+def test_each_guidance_scale_races_once_and_the_first_is_compared_with(
+    tmp_path: Path, scales: tuple[float, ...], expected: set[str]
+) -> None:
+    folder = tmp_path / "run"
+    asked = options(6, passes=4_000.0, guidance_scales=scales)
+    for event in Tuning(asked, folder, engine(folder)).run():
+        if isinstance(event, RoundOver):
+            break
+    else:
+        raise AssertionError("there was no race")
+    alone = [one for one in event.candidates if one.role in ("cfg", "cfg-low")]
+    assert [one.name for one in alone if one.role == "cfg"] == [f"cfg-{scales[0]:g}"]
+    assert {one.name for one in alone} == expected
+    assert len(alone) == len(expected)
+
+
+def test_further_guidance_scales_of_a_model_without_cfg_are_refused_by_the_plan(
+    tmp_path: Path,
+) -> None:
+    class WithoutCFG(drawn_tuning.DrawnModel):
+        def cost(self, complete: Any, image: Any) -> Cost:
+            return Cost(1.0, 0.001)
+
+    folder = tmp_path / "run"
+    asked = options(6, passes=1_500.0, guidance_scales=(4.0, 2.0))
+    with pytest.raises(ValueError, match="must be for a model with CFG, but this one runs without"):
+        list(Tuning(asked, folder, WithoutCFG(folder / "work")).run(only_plan=True))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"guidance_scales": (1.0, 0.5)}, "but got 1, 0.5. Give one of them"),
+        ({"guidance_scales": (0.0, 4.0)}, "but got 0, 4. Give 4 first, and 1 after it"),
+        ({"guidance_scales": (float("nan"),)}, "finite numbers from 0 up, but got nan"),
+        ({"guidance_scales": (-1.0,)}, "finite numbers from 0 up, but got -1"),
+        ({"scan_size": (32, 32)}, "scan_size must be width, height and frames, .* got .32, 32"),
+        ({"scan_size": (32, 0, 7)}, "whole numbers above 0"),
+        ({"scan_size": (32, 32.0, 7)}, "whole numbers above 0"),
+    ],
+)
+def test_scales_and_sizes_that_are_none_are_refused_at_once(
+    more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(6, **more)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from skipguide.files import image as image_file
 from skipguide.generate.record import hash_file
 from skipguide.method.protocols import PlainData
 from skipguide.method.validate import is_number
@@ -78,22 +79,37 @@ class TuneOptions:
                 f" {len(self.prompts)}. Give {_KEPT_BACK_EVERY * MIN_CLUSTERS} or more, so that the"
                 " answer has an interval."
             )
-        self._check_prompts()
-        if any(not 0 <= g < float("inf") for g in self.guidance_scales):
+        for prompt in self.prompts:
+            check_own_settings(prompt, "all prompts of a tuning")
+        self._check_scales()
+        self._check_size()
+
+    def _check_scales(self) -> None:
+        scales = tuple(dict.fromkeys(self.guidance_scales))
+        object.__setattr__(self, "guidance_scales", scales)
+        if any(not is_number(g) or g < 0 for g in scales):
             raise ValueError(
                 "guidance scales must be finite numbers from 0 up, but got"
-                f" {', '.join(map(str, self.guidance_scales))}. Correct them."
+                f" {', '.join(map(str, scales))}. Correct them."
+            )
+        without = [g for g in scales if g <= 1]
+        if without[1:] or (without and scales[1:] and scales[0] <= 1):
+            first = next((g for g in scales if g > 1), None)
+            advice = f"Give {first:g} first, and 1 after it" if first else "Give one of them"
+            raise ValueError(
+                "of a guidance scale of 1 or less there is no CFG, so that one of them is enough,"
+                " and others are compared with one above 1 that stands first, but got"
+                f" {', '.join(f'{g:g}' for g in scales)}. {advice}."
             )
 
-    def _check_prompts(self) -> None:
-        for prompt in self.prompts:
-            if wrong := sorted({*prompt.settings} - {_OF_ONE_PROMPT}):
-                raise ValueError(
-                    "all prompts of a tuning have the same settings but for"
-                    f" {_OF_ONE_PROMPT} and seeds, because settings are what is compared, but"
-                    f" {prompt.place or prompt.text!r} has {', '.join(wrong)} of its own. Leave it"
-                    " out, or set it for all."
-                )
+    def _check_size(self) -> None:
+        size = self.scan_size
+        if size is None or (len(size) == 3 and all(type(n) is int and n > 0 for n in size)):
+            return
+        raise ValueError(
+            "scan_size must be width, height and frames, whole numbers above 0, but got"
+            f" {size!r}. Correct it."
+        )
 
     @property
     def clock_hours(self) -> float | None:
@@ -167,6 +183,40 @@ def _prompt_content(prompt: Prompt) -> PlainData:
     image = None if prompt.image is None else hash_file(prompt.image)
     found = {"text": prompt.text, "image": image, "settings": prompt.settings}
     return {**found, "seeds": list(prompt.seeds)}
+
+
+def check_own_settings(prompt: Prompt, who: str) -> None:
+    """Check that a prompt has no settings that all must share.
+
+    Args:
+        who: must share them, in words.
+
+    Raises:
+        ValueError: if it has.
+    """
+    if wrong := sorted({*prompt.settings} - {_OF_ONE_PROMPT}):
+        raise ValueError(
+            f"{who} have the same settings but for {_OF_ONE_PROMPT} and seeds, because settings"
+            f" are what is compared, but {prompt.place or prompt.text!r} has {', '.join(wrong)} of"
+            " its own. Leave it out, or set it for all."
+        )
+
+
+def check_images(options: TuneOptions) -> None:
+    """Check that the pictures of all prompts can be read, before any work.
+
+    Raises:
+        ValueError: with the first that cannot, and how many more.
+    """
+    wrong = []
+    for path in dict.fromkeys(one.image for one in options.prompts if one.image is not None):
+        try:
+            image_file.read(path)
+        except (ValueError, OSError) as error:
+            wrong.append(f"{str(error).rstrip('.')}.")
+    if wrong:
+        more = f" {len(wrong) - 1} more cannot be read either." if wrong[1:] else ""
+        raise ValueError(f"{wrong[0]}{more} Mend them, or leave them out of the tuning.")
 
 
 def check_run(folder: Path, options: TuneOptions) -> None:

@@ -36,11 +36,18 @@ from skipguide.tuning.events import (
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.objective.objective import Objective
 from skipguide.tuning.objective.scores import ScoreTable
-from skipguide.tuning.options import TuneOptions, check_run, keep_options
+from skipguide.tuning.options import TuneOptions, check_images, check_run, keep_options
 from skipguide.tuning.plan import budget, resolution
 from skipguide.tuning.plan.budget import Timing
 from skipguide.tuning.race import search
-from skipguide.tuning.race.candidates import Candidate, Model, Scanned, candidates, cfg_alone
+from skipguide.tuning.race.candidates import (
+    Candidate,
+    Model,
+    Scanned,
+    candidates,
+    cfg_alone,
+    check_scales,
+)
 from skipguide.tuning.race.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
 from skipguide.tuning.scan import watch as scanning
@@ -69,6 +76,7 @@ class Tuning:
         self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False
     ):
         self.options, self.folder = options, folder
+        check_images(options)
         self.objective = Objective(options.objective)
         self.notes = [*options.notes(), *self.objective.check()]
         self.sampler = Sampler(folder, options, engine, retry_failed)
@@ -150,13 +158,16 @@ class Tuning:
         from skipguide.tuning.plan import words as plan_words
 
         check_run(self.folder, self.options)
-        own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0})
+        cfg: PlainData = {"name": "cfg", "stg_scale": 0.0}
+        smaller = self._size_of_scan()
+        own = self.sampler.survey_all([cfg, *([{**cfg, **smaller}] if smaller else [])])[0]
         known = self._inspect(own.setting.generation)
         timing = budget.read_timing(self.folder) or self._measure_times(own, known)
         budget.check_budget(self.folder, self.options, timing)
         share = self._scanned_share(own.complete)
         plan = budget.make_plan(self.options, timing, known.weak_passes, share)
         planned = Planned(plan, timing, known, own, ())
+        check_scales(self.model(planned), self.options.guidance_scales[1:])
         words = plan_words.describe(
             self.options, plan, timing, known, self.objective, self._deviations(planned)
         )
@@ -223,11 +234,7 @@ class Tuning:
     def _scan(self, planned: Planned) -> Generator[TuneEvent, None, LayerMap]:
         plan, options = planned.plan, self.options
         prompts = self.ids["race"][: plan.scan_prompts]
-        given = self._cfg_given(planned)
-        if options.scan_size is not None:
-            width, height, frames = options.scan_size
-            size = {"width": width, "height": height, "num_frames": frames}
-            given = {**given, "name": "scan", **size}
+        given = {**self._cfg_given(planned), **self._size_of_scan()}
         watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
         for text in scanning.remove_damaged(self.folder):
             yield Noted(text)
@@ -236,6 +243,13 @@ class Tuning:
         for text in scanning.write_map(self.folder, layer_map):
             yield Noted(text)
         return layer_map
+
+    def _size_of_scan(self) -> PlainData:
+        """Return what the setting of the scan has of its own; nothing at the size of all videos."""
+        if self.options.scan_size is None:
+            return {}
+        width, height, frames = self.options.scan_size
+        return {"name": "scan", "width": width, "height": height, "num_frames": frames}
 
     def _cfg_given(self, planned: Planned) -> PlainData:
         return {**cfg_alone(self.model(planned), self.model(planned).guidance_scale).given}
