@@ -12,6 +12,11 @@ class Racer:
     name: str
     role: str
     passes: float
+    called: str = ""  # in sentences, where that is not its name
+
+    @property
+    def title(self) -> str:
+        return self.called or self.name
 
 
 CFG = Racer("cfg", "cfg", 28.0)

@@ -37,6 +37,8 @@ _RACED: list[tuple[str, str, str | None, float, float, float, float, int | None]
      None),
 ]  # fmt: skip
 _WINNER = 6
+_TITLES = {"cfg": "CFG alone", "cfg-low": "CFG alone at scale 2.25",
+           "cfg-price": "CFG alone with 10 steps"}  # fmt: skip
 
 
 def layer_map(
@@ -86,7 +88,8 @@ def candidates(stage: Stage) -> list[dict[str, Any]]:
         ends = f"({difference - half:.3f} to {difference + half:.3f})"
         reason = f"{name} went: its difference to the leader is {difference:.3f} {ends}."
         rows.append({
-            "name": name, "role": role, "passes": passes, "cell": cell, "guidance_scale": scale,
+            "name": name, "title": _TITLES.get(role, name), "role": role,
+            "passes": passes, "cell": cell, "guidance_scale": scale,
             "scale": 2.0 if cell else 0.0, "start": 0.0, "stop": 1.0,
             "stage": "scale" if role == "search" else "race",
             "state": "winner" if stage == "answer" and i == _WINNER else state,
@@ -116,7 +119,8 @@ def answer() -> dict[str, Any]:
                     "held": True}],
         "command": COMMAND, "preset": "tune.toml",
         "raced": [
-            {"name": row["name"], "passes": row["passes"], "value": 0.61 + (row["difference"] or 0),
+            {"name": row["name"], "title": row["title"], "passes": row["passes"],
+             "value": 0.61 + (row["difference"] or 0),
              "low": 0.59 + (row["difference"] or 0), "high": 0.63 + (row["difference"] or 0),
              "difference": row["difference"], "difference_low": row["low"],
              "difference_high": row["high"], "n": row["clips"], "held_back": i in (0, _WINNER)}

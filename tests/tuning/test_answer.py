@@ -8,16 +8,19 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import paired_difference
 from skipguide.tuning.answer.answer import answer, finalists, nothing_measured
 from skipguide.tuning.objective.scores import ScoreTable
 from skipguide.tuning.race.race import Race, RaceRules, RaceState
+from skipguide.tuning.race.words import interval
 from support.racers import CFG, Racer
 
 RACED, KEPT = range(24), range(100, 116)
 
 STG = Racer("R8", "scan", 42.0)
-MORE_STEPS = Racer("cfg 21 steps", "cfg-price", 42.0)
+MORE_STEPS = Racer("cfg 21 steps", "cfg-price", 42.0, "CFG alone with 21 steps")
+LOWER = Racer("cfg 2", "cfg-low", 28.0, "CFG alone at scale 2")
 LOW = Racer("no guidance, R8", "scan", 21.0)
 
 
@@ -100,7 +103,8 @@ def test_more_steps_at_the_same_price_are_compared() -> None:
     found = answer(racers, state, scores, KEPT)
     assert found.recommended == "R8"
     assert any(
-        "R8 is not distinguishable from CFG alone at the same price, cfg 21 steps" in sentence
+        "R8 is not distinguishable from CFG alone with 21 steps (cfg 21 steps), at the same price"
+        in sentence
         for sentence in found.sentences
     )
 
@@ -132,6 +136,26 @@ def test_a_broken_floor_is_not_recommended() -> None:
     row = found.to_dict()["floors"][0]
     assert row["held"] is False
     assert row["low"] < row["value"] < row["high"] < row["floor"]
+
+
+@pytest.mark.parametrize(("motion", "used"), [(0.965, "R6"), (0.975, "R8")])
+def test_what_is_below_its_floor_by_the_mean_is_not_recommended(motion: float, used: str) -> None:
+    """The interval reaches to both sides of the floor; the next best that holds it is taken."""
+    scores = table({"cfg": (0, 0), "R8": (0.09, 0.09), "R6": (0.088, 0.088)})
+    wide = {p: motion + 0.1 * (-1) ** place for place, p in enumerate((*RACED, *KEPT))}
+    floors = {"cfg": dict.fromkeys(wide, 1.0), "R8": wide, "R6": dict.fromkeys(wide, 0.99)}
+    scores = ScoreTable("sharpness", scores.values, {"motion": floors})
+    rules = RaceRules(floors=(("motion", 0.97),))
+    other = Racer("R6", "scan", STG.passes)
+    state = race(scores, CFG, STG, other, rules=rules)
+    # Of the race the best two come to the answer.
+    found = answer([CFG, STG, other], state, scores, KEPT, rules)
+    (floor,) = found.floors
+    assert not floor.is_broken
+    assert (found.winner, found.recommended, found.verdict) == ("R8", used, "use")
+    assert floor.is_held == (used == "R8")
+    said = "R8 falls below the floor of motion."
+    assert found.sentences[0].endswith(said) == (used == "R6")
 
 
 def test_a_ceiling_of_what_is_better_lower() -> None:
@@ -209,3 +233,88 @@ def test_without_a_metric_it_says_that_nothing_was_measured() -> None:
     assert (found.verdict, found.recommended, found.gain) == ("not measured", None, None)
     assert found.sentences[0].startswith("Nothing was measured")
     assert "cfg, R8 were sampled on 4 prompts" in found.sentences[1]
+
+
+def _estimate(scores: ScoreTable, name: str, other: str) -> Estimate:
+    """The paired difference on the prompts kept back, by a printed table of Student's t."""
+    pairs = [scores.values[name][p] - scores.values[other][p] for p in KEPT]
+    mean, half = float(np.mean(pairs)), 2.13145 * float(np.std(pairs, ddof=1)) / 4
+    return Estimate(mean, mean - half, mean + half, len(pairs))
+
+
+@pytest.mark.parametrize("other", [MORE_STEPS, LOWER])
+def test_cfg_alone_that_wins_is_called_what_it_is_and_the_best_stg_is_told(other: Racer) -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.03, 0.02), other.name: (0.06, 0.05)})
+    racers = [CFG, STG, other]
+    found = answer(racers, race(scores, *racers), scores, KEPT)
+    assert (found.verdict, found.winner, found.recommended) == (
+        "use CFG alone", other.name, other.name,
+    )  # fmt: skip
+    assert found.sentences[0] == (
+        f"Use {other.title} ({other.name}, {other.passes:g} forward passes a video; cfg takes 28):"
+        " it has more sharpness than cfg."
+    )
+    assert found.sentences[1].startswith(f"The gain of {other.title} ({other.name}) over cfg in")
+    assert not any("over CFG alone in" in sentence for sentence in found.sentences)
+    over, ahead = (_estimate(scores, "R8", name) for name in ("cfg", other.name))
+    said = next(text for text in found.sentences if text.startswith("The best STG"))
+    assert said == (
+        f"The best STG measured there, R8, gains {interval(over)} over CFG alone, and"
+        f" {interval(ahead)} over {other.title}."
+    )
+    assert sum("R8" in sentence for sentence in found.sentences) == 1
+    told = found.to_dict()["best_stg"]
+    assert told["name"] == "R8"
+    assert told["gain"]["low"] == pytest.approx(over.low, abs=1e-6)
+    assert told["over_winner"]["high"] == pytest.approx(ahead.high, abs=1e-6)
+
+
+def test_that_no_stg_was_measured_is_said() -> None:
+    scores = table({"cfg": (0, 0), "R8": (-0.5, 0.0), "cfg 21 steps": (0.06, 0.05)})
+    racers = [CFG, STG, MORE_STEPS]
+    found = answer(racers, race(scores, *racers), scores, KEPT)
+    assert found.best_stg is None
+    assert found.sentences[2] == (
+        "No setting with STG was measured on the 16 prompts that chose nothing."
+    )
+
+
+def test_the_best_stg_is_the_winner_where_that_has_stg() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.03)})
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT)
+    assert found.best_stg is not None
+    assert (found.best_stg.name, found.best_stg.over_winner) == ("R8", None)
+    assert not any("best STG" in sentence for sentence in found.sentences)
+
+
+def test_why_there_is_no_answer_is_said() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.05)})
+    state = race(scores, CFG, STG)
+    found = answer([CFG, STG], state, scores, [])
+    assert "the budget pays for none of the prompts that were kept back" in found.sentences[0]
+    for lacking, why in {
+        "R8": "of those left in the race (R8) none has a value on the 16 prompts that were kept",
+        "cfg": "sharpness of CFG alone has no value on the 16 prompts that were kept back",
+    }.items():
+        values = dict(scores.values)
+        values[lacking] = {p: v for p, v in values[lacking].items() if p in RACED}
+        found = answer([CFG, STG], state, ScoreTable("sharpness", values), KEPT)
+        assert (found.verdict, found.recommended) == ("not measured", None)
+        assert why in found.sentences[0]
+        assert not any("is left" in sentence for sentence in found.sentences)
+
+
+def test_cfg_alone_that_leads_needs_no_prompts_kept_back() -> None:
+    scores = table({"cfg": (0, 0), "R8": (-0.012, 0)})
+    state = race(scores, CFG, STG)
+    assert (state.leader, set(state.active)) == ("cfg", {"cfg", "R8"})
+    found = answer([CFG, STG], state, scores, [])
+    assert (found.verdict, found.recommended) == ("use CFG alone", "cfg")
+    assert "it leads the race in sharpness, so that no gain over it was" in found.sentences[0]
+
+
+def test_where_all_went_no_prompts_kept_back_are_needed() -> None:
+    scores = table({"cfg": (0, 0), "R8": (-0.5, 0)})
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, [])
+    assert (found.verdict, found.recommended) == ("use CFG alone", "cfg")
+    assert "nothing that raced against it in sharpness is left" in found.sentences[0]

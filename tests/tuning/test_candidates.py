@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from skipguide.tuning.race.candidates import Model, Scanned, candidates, cfg_alone, with_cell
+from skipguide.tuning.race.candidates import (
+    Model,
+    Scanned,
+    at_price,
+    candidates,
+    cfg_alone,
+    with_cell,
+)
 from skipguide.tuning.scan.record import Cell
 
 MODEL = Model(steps=10, guidance_scale=4.0, has_preset=True, preset_cost=0.5)
@@ -31,9 +38,18 @@ def test_passes_are_those_of_cfg_and_of_the_weak_pass() -> None:
     assert found["cfg-4"].passes == 20
     assert found["preset"].passes == 25
     assert found["cfg-4 + blocks:8 residual x2"].passes == 22.5
-    # As many steps as the dearest cell beside the pipeline's own scale pays for: 10 x 2.5 / 2.
-    assert found["cfg-4-12-steps"].given["steps"] == 12
-    assert found["cfg-4-12-steps"].passes == 24
+    # As many steps as the first cell of the scan pays for: 10 x 2.25 / 2.
+    assert found["cfg-4-11-steps"].given["steps"] == 11
+    assert found["cfg-4-11-steps"].passes == 22
+
+
+@pytest.mark.parametrize(("passes", "steps"), [(20.9, None), (21.1, 11), (27.0, 14), (30.0, 15)])
+def test_cfg_alone_comes_as_near_to_a_price_as_whole_steps_do(
+    passes: float, steps: int | None
+) -> None:
+    found = at_price(MODEL, passes)
+    assert (found and found.given["steps"]) == steps
+    assert found is None or abs(found.passes - passes) <= 1
 
 
 def test_a_window_costs_the_steps_in_it() -> None:
@@ -49,7 +65,7 @@ def test_a_model_without_cfg_races_without() -> None:
         "plain",
         "blocks:8 residual x2",
         "blocks:3 attention spatial x2",
-        "plain-6-steps",
+        "plain-5-steps",
         "blocks:5 residual x2",
     ]
     assert found[0].passes == 4
@@ -76,3 +92,14 @@ def test_names_of_settings_are_what_a_plan_takes() -> None:
     settings = [dict(one.given) for one in candidates(MODEL, SHORTLIST)]
     plan = Plan.of({"model": "lab-opensora", "prompts": ["a"], "settings": settings}, Path())
     assert [setting.name for setting in plan.settings] == [entry["name"] for entry in settings]
+
+
+def test_cfg_alone_is_called_by_what_it_is() -> None:
+    found = {one.name: one.title for one in candidates(MODEL, SHORTLIST, [2.0, 1.0])}
+    assert {name: title for name, title in found.items() if name != title} == {
+        "cfg-4": "CFG alone",
+        "cfg-2": "CFG alone at scale 2",
+        "cfg-1": "CFG alone at scale 1 (off)",
+        "cfg-4-11-steps": "CFG alone with 11 steps",
+    }
+    assert candidates(Model(steps=4), SHORTLIST)[3].title == "no guidance with 5 steps"

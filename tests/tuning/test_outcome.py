@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
+import pytest
+
+from skipguide import tuning
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference
 from skipguide.tuning.answer.answer import Answer, Contestant
@@ -35,3 +41,24 @@ def test_an_stg_beside_another_guidance_scale_is_not_in_the_file() -> None:
     other = stg("other", 2.0)
     assert best((other, 0.5, True)) is None
     assert best((other, 0.5, True), (stg("own", 4.0), -0.1, True)) == stg("own", 4.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "homes"),
+    [
+        (("use CFG alone", "not measured", "not distinguishable"), ["answer/verdicts.py"]),
+        (("tune.toml", "report.html", "tune"), ["names.py"]),
+        (("cfg-price", "cfg-low"), ["race/candidates.py", "race/state.py"]),
+    ],
+)
+def test_what_several_rooms_read_is_written_in_one_place(
+    words: tuple[str, ...], homes: list[str]
+) -> None:
+    folder = Path(tuning.__path__[0])
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in words
+    }
+    assert found <= {*homes, "answer/words.py"}

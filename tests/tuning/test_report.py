@@ -203,3 +203,10 @@ def test_a_run_without_a_tuning_is_refused(painted_run: Path, tmp_path: Path) ->
         report.write_report(painted_run)
     with pytest.raises(ValueError, match="run"):
         report.write_report(tmp_path)
+
+
+def test_cfg_alone_is_named_as_what_it_is(run: Path) -> None:
+    text = read(run).text
+    assert "cfg 4.5, 10 steps CFG alone with 10 steps, the price of STG" in text  # the race
+    assert "cfg 4.5, 10 steps CFG alone with 10 steps 20" in text  # quality against cost
+    assert "cfg 2.25 CFG alone at scale 2.25" in text

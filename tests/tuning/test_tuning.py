@@ -84,6 +84,10 @@ def test_the_best_layer_is_found_and_its_gain_measured(
     assert 0 < estimate.high - estimate.low < 0.05
     stages = [event.name for event in events if isinstance(event, StageBegan)]
     assert list(dict.fromkeys(stages)) == ["scan", "race", "scale", "window", "answer"]
+    # CFG alone is there at the price of the winner, which has 10 steps of 2 + 1 / 4 passes.
+    priced = [one for one in answer.contestants if one.role == "cfg-price" and one.held_back]
+    cost = {one.name: one.passes for one in answer.contestants}
+    assert [one.passes for one in priced] == [round(cost[answer.winner or ""] / 2) * 2]
     # The prompts that measured the answer chose nothing.
     asked = options(PROMPTS)
     kept = {asked.prompts[i].text for i in asked.split()[1]}
@@ -117,6 +121,25 @@ def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> N
     assert (folder / "tune" / "map.csv").is_file()
     assert result.report is not None
     assert "<html" in result.report.read_text()[:200]
+
+
+def test_what_the_scan_computed_is_in_what_is_spent(
+    best: tuple[Path, TuneResult, list[Any]],
+) -> None:
+    folder, result, _ = best
+    budget = json.loads((folder / "tune" / "race.json").read_text())["budget"]
+    # The drawn scan writes 8 weak passes and a conditional one, 5 ms, for each of 4 levels.
+    of_scan = 4 * 4 * (8 + 1)
+    assert budget["scan_passes"] == of_scan
+    with Run.open(folder) as run:
+        steps = {entry.id: entry.complete["steps"] for entry in run.settings()}
+        clips = run.clips("done")
+    assert budget["passes_used"] == pytest.approx(
+        of_scan + sum(clip.passes_per_step * steps[clip.setting] for clip in clips)
+    )
+    assert budget["seconds_used"] == pytest.approx(4 * 4 * 0.005 + sum(c.seconds for c in clips))
+    assert result.report is not None
+    assert f"; {of_scan} of the passes are the scan&#x27;s own" in result.report.read_text()
 
 
 def test_a_tuning_that_goes_on_plans_with_the_deviations_of_its_clips(

@@ -105,8 +105,9 @@ class TuneReport(ClipCounter):
             return
         self._title = f"{event.stage} {len(state.rounds)} {state.over}"
         last = state.rounds[-1]
+        leader = next(one.title for one in event.candidates if one.name == last.leader)
         self.print_line(
-            f"{event.stage}, round {last.number}: {last.leader} leads,"
+            f"{event.stage}, round {last.number}: {leader} leads,"
             f" {len(state.active)} of {len(event.candidates)} are in"
         )
         for gone in last.exits:

@@ -12,10 +12,12 @@ from typing import Any
 
 from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
-from skipguide.tuning.options import FOLDER, TuneOptions
+from skipguide.tuning.names import FOLDER
+from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.plan.budget import ROUND, SHORTEST, Plan
 from skipguide.tuning.race.candidates import Candidate
-from skipguide.tuning.race.race import RaceState
+from skipguide.tuning.race.race import BASELINE, RaceState
+from skipguide.tuning.scan import watch as scanning
 
 STAGES = ("scan", "race", "scale", "window", "answer")
 _WHAT = {
@@ -52,6 +54,7 @@ class Board:
         self.vote_state: PlainData | None = None
         self.answer: PlainData | None = None
         self.winner: str | None = None
+        self._scans: dict[str, tuple[float, float]] = {}  # key of a clip -> what its scan took
 
     def add(self, stage: str, candidates: Sequence[Candidate]) -> None:
         """Add candidates that come in at a stage."""
@@ -98,7 +101,7 @@ class Board:
         }
 
     def seconds_used(self) -> float:
-        """Return the seconds of all videos of the run, by whichever process."""
+        """Return the seconds of all videos of the run and of its scan, by whichever process."""
         return self._used()["seconds_used"]
 
     def seconds_per_pass(self) -> float:
@@ -115,19 +118,33 @@ class Board:
                 clips = run.clips("done")
                 settings = {setting.id: setting.complete for setting in run.settings()}
         except NotBegunError:
-            return {"passes_used": 0.0, "seconds_used": 0.0}
+            return {"passes_used": 0.0, "seconds_used": 0.0, "scan_passes": 0.0}
+        scans = [self._scan_of(clip.key) for clip in clips]
+        scanned, looked = (sum(column) for column in zip((0.0, 0.0), *scans, strict=True))
         passes = sum(
             (clip.passes_per_step or 0) * (settings[clip.setting].get("steps") or 0)
             for clip in clips
         )
-        return {"passes_used": passes, "seconds_used": sum(clip.seconds or 0 for clip in clips)}
+        seconds = sum(clip.seconds or 0 for clip in clips)
+        return {
+            "passes_used": passes + scanned,
+            "seconds_used": seconds + looked,
+            "scan_passes": scanned,  # of these the ones that the scan took beside its videos
+        }
+
+    def _scan_of(self, key: str) -> tuple[float, float]:
+        """Return the passes and seconds that a scan took beside its video, by its record."""
+        if key not in self._scans:
+            record = scanning.find_record(self.folder, key)
+            self._scans[key] = (0.0, 0.0) if record is None else scanning.spent(record)
+        return self._scans[key]
 
     def _describe(self, name: str) -> PlainData:
         stage, one = self.candidates[name]
         found = {
             **{key: value for key, value in one.to_dict().items() if key != "given"},
             "stage": stage,
-            "state": "baseline" if one.role == "cfg" else "racing",
+            "state": "baseline" if one.role == BASELINE else "racing",
             "out_reason": None,
             "round_out": None,
             "value": None,
@@ -142,7 +159,7 @@ class Board:
                 known = {key: known[key] for key in _EXIT if key in known}
             found |= known
         if name == self.winner:
-            found["state"] = "winner" if one.role != "cfg" else "baseline"
+            found["state"] = "winner" if one.role != BASELINE else "baseline"
         return found
 
 

@@ -17,10 +17,10 @@ from skipguide.runs import storage
 from skipguide.runs.ledger import to_json
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.stats.intervals import MIN_CLUSTERS
+from skipguide.tuning.names import FOLDER
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.scan.layer_map import ScanOptions
 
-FOLDER = "tune"  # in the run
 _FILE = "options.json"
 _FORMAT = 2  # since prompts are shuffled before a third is kept back
 _KEPT_BACK_EVERY = 3  # of the prompts one in three chooses nothing

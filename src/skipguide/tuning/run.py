@@ -44,6 +44,7 @@ from skipguide.tuning.race.candidates import (
     Candidate,
     Model,
     Scanned,
+    at_price,
     candidates,
     cfg_alone,
     check_scales,
@@ -109,6 +110,8 @@ class Tuning:
         yield planned
         if only_plan:
             return None
+        for text in scanning.remove_damaged(self.folder):
+            yield Noted(text)
         self._begin(planned)
         layer_map = yield from self._scan(planned)
         yield Mapped(layer_map)
@@ -236,8 +239,6 @@ class Tuning:
         prompts = self.ids["race"][: plan.scan_prompts]
         given = {**self._cfg_given(planned), **self._size_of_scan()}
         watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
-        for text in scanning.remove_damaged(self.folder):
-            yield Noted(text)
         yield from self.sample_all("scan", [given], prompts, watch)
         layer_map = scanning.read_map(self.folder, given["name"], prompts)
         for text in scanning.write_map(self.folder, layer_map):
@@ -445,19 +446,37 @@ class Tuning:
     # --- answer -----------------------------------------------------------------------------------
 
     def _answer(
-        self, planned: Planned, everyone: Sequence[Candidate], state: RaceState
+        self, planned: Planned, everyone: list[Candidate], state: RaceState
     ) -> Generator[TuneEvent, None, Answer]:
         """Compare the winner with CFG alone on the prompts that chose nothing."""
-        names = answers.finalists(state, everyone)
-        finalists = [one for one in everyone if one.name in names]
+        finalists = self._finalists(planned, everyone, state)
         self._hold_back(self._answer_prompts(planned, finalists))
         yield from self.sample_all(
             "answer", [one.given for one in finalists], self.ids["held_back"]
         )
-        yield from self.measure(names)
+        yield from self.measure([one.name for one in finalists])
         return answers.answer(
             everyone, state, self.scores(), self.ids["held_back"], self._floor_rules()
         )
+
+    def _finalists(
+        self, planned: Planned, everyone: list[Candidate], state: RaceState
+    ) -> list[Candidate]:
+        """Return who is compared, CFG alone at the price of the best with STG among them.
+
+        Where that did not race, it is added to `everyone`.
+        """
+        names = answers.finalists(state, everyone)
+        found = [one for one in everyone if one.name in names]
+        best = next((one for one in found if one.has_stg), None)
+        priced = best and at_price(self.model(planned), best.passes)
+        if priced is None:
+            return found
+        raced = next((one for one in everyone if one.name == priced.name), None)
+        if raced is None:
+            everyone.append(priced)
+            self.board.add("answer", [priced])
+        return found if raced in found else [*found, raced or priced]
 
     def _answer_prompts(self, planned: Planned, finalists: Sequence[Candidate]) -> int:
         """Return how many prompts the rest of the budget pays for, so many that all are used.

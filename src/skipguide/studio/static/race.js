@@ -138,8 +138,15 @@ function opener(run, { name, role }, rows) {
   });
 }
 
-function described({ role, scale, start, stop, cell }) {
-  const words = [ROLES[role] ?? role];
+/** The place of a candidate in the race; of CFG alone what it is. */
+function roleOf({ name, title, role }) {
+  if (!title || title === name) return ROLES[role] ?? role;
+  return role === "cfg-price" ? `${title}, the price of STG` : title;
+}
+
+function described(one) {
+  const { scale, start, stop, cell } = one;
+  const words = [roleOf(one)];
   if (cell) words.push(`${cell}, scale ${short(scale)}`);
   if (start > 0 || (stop != null && stop < 1)) words.push(`from ${short(start)} to ${short(stop)}`);
   return words.join(" · ");

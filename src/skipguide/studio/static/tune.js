@@ -114,14 +114,16 @@ function stageItem({ name, done, of, what }, from) {
     el("span", { class: "quiet number" }, said));
 }
 
-/** @param weak forward passes that the weak ones of the scan took, which are not counted as used */
-function budget({ passes_used: used, passes, seconds_used: spent, seconds }, weak) {
+/** @param weak forward passes of the scan's weak ones, which runs of before did not count as used */
+function budget({ passes_used: used, passes, seconds_used: spent, seconds, scan_passes: scan }, weak) {
   const of = (limit, said) => (limit == null ? "" : ` of ${said(limit)}`);
   const parts = [];
   const whole = (value) => Math.round(value).toLocaleString("en");
   if (used != null) parts.push(`${whole(used)}${of(passes, whole)} forward passes`);
   if (spent != null) parts.push(`${minutes(spent)}${of(seconds, minutes)} of sampling`);
-  const beside = weak ? ` The scan's weak passes, ${whole(weak)}, are not in it.` : "";
+  const counted = scan ? ` ${whole(scan)} of the passes are the scan's own.` : "";
+  const beside = scan == null && weak ? ` The scan's weak passes, ${whole(weak)}, are not in it.`
+    : counted;
   return parts.length ? `Used so far: ${parts.join(", ")}.${beside}` : "";
 }
 

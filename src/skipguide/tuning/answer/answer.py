@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference, paired_difference, share_against_half
 from skipguide.tuning.answer import words
+from skipguide.tuning.answer.verdicts import CFG_ALONE, NOT_MEASURED, TIED, USE, Verdict
 from skipguide.tuning.objective.scores import Floats, ScoreTable, column_of
 from skipguide.tuning.race.state import (
     AT_THE_SAME_PRICE,
@@ -29,8 +30,7 @@ from skipguide.tuning.race.state import (
     floor_of,
 )
 
-Verdict = Literal["use", "not distinguishable", "use CFG alone", "not measured"]
-
+_ROUNDING = 1e-9  # of a floor
 SAME_COST = 1.05  # what costs up to 5 % more costs the same
 
 
@@ -85,6 +85,11 @@ class FloorCheck:
         """Whether the whole interval lies below the floor."""
         return self.above.estimate.sign < 0
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the mean is at the floor or above it: what is not is not recommended."""
+        return self.above.estimate.value >= -_ROUNDING * abs(self.floor)
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -98,6 +103,7 @@ class Contestant:
         held_back: whether these are the prompts kept back. In the race, winners look better than
             they are.
         left: why it left the race; "" if it did not.
+        title: what sentences call it.
     """
 
     name: str
@@ -107,6 +113,24 @@ class Contestant:
     difference: Difference | None
     held_back: bool
     left: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class BestSTG:
+    """The best setting with STG of those measured on prompts that chose nothing.
+
+    It is the best of the race among them: chosen by the prompts that measure it, it would look
+    better than it is.
+
+    Args:
+        over_cfg: its gain over CFG alone on these prompts.
+        over_winner: that over the winner; None where it is the winner itself.
+    """
+
+    name: str
+    over_cfg: Gain
+    over_winner: Gain | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +148,7 @@ class Answer:
         parts: the same for each metric of the objective, where it has several.
         contestants: quality against cost, cheapest first.
         sentences: all of it in plain English; the first is the answer.
+        best_stg: None where none with STG was measured on these prompts.
     """
 
     verdict: Verdict
@@ -135,6 +160,7 @@ class Answer:
     floors: tuple[FloorCheck, ...]
     contestants: tuple[Contestant, ...]
     sentences: tuple[str, ...]
+    best_stg: BestSTG | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -147,6 +173,7 @@ class Answer:
             "gain": None if self.gain is None else _gain(self.gain),
             "parts": [{"metric": one.metric, **_gain(one)} for one in self.parts],
             "floors": [_floor(one) for one in self.floors],
+            "best_stg": None if self.best_stg is None else _best_to_dict(self.best_stg),
             "raced": [_contestant(one) for one in self.contestants],
         }
 
@@ -160,20 +187,25 @@ def _gain(one: Gain) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _best_to_dict(one: BestSTG) -> dict[str, Any]:
+    over = None if one.over_winner is None else _gain(one.over_winner)
+    return {"name": one.name, "gain": _gain(one.over_cfg), "over_winner": over}
+
+
 def _floor(one: FloorCheck) -> dict[str, Any]:
     found = one.above.estimate
     return {
         "metric": one.metric, "value": finite(one.mean), "floor": finite(one.floor),
         "low": None if found.low is None else one.floor + found.low,
         "high": None if found.high is None else one.floor + found.high,
-        "held": not one.is_broken, "n": found.count,
+        "held": one.is_held, "broken": one.is_broken, "n": found.count,
     }  # fmt: skip
 
 
 def _contestant(one: Contestant) -> dict[str, Any]:
     found = None if one.difference is None else one.difference.estimate
     return {
-        "name": one.name, "role": one.role, "passes": one.passes,
+        "name": one.name, "title": one.title or one.name, "role": one.role, "passes": one.passes,
         "value": finite(one.quality.value), "low": one.quality.low, "high": one.quality.high,
         "n": one.quality.count,
         "difference": None if found is None else finite(found.value),
@@ -189,8 +221,9 @@ def _contestant(one: Contestant) -> dict[str, Any]:
 def finalists(state: RaceState, candidates: Sequence[Racer]) -> tuple[str, ...]:
     """Return whom to sample on the prompts that were kept back.
 
-    These are CFG alone, the best beside it, the best with STG, the cheapest of those tied with the
-    leader, and CFG alone at the same price, as far as they are still in the race.
+    These are CFG alone, the best beside it, the best with STG, and the cheapest of those tied with
+    the leader, as far as they are still in the race. CFG alone at the price of the best with STG
+    meets them there (`race.candidates.at_price`).
     """
     ranked = ranking(state, candidates)
     with_stg = [one.name for one in ranked if not one.role.startswith(BASELINE)]
@@ -199,7 +232,6 @@ def finalists(state: RaceState, candidates: Sequence[Racer]) -> tuple[str, ...]:
         *(one.name for one in ranked[:1]),
         *with_stg[:1],
         *state.tied[:1],
-        *(one.name for one in ranked if one.role == AT_THE_SAME_PRICE),
     ]
     return tuple(dict.fromkeys(wanted))
 
@@ -227,7 +259,10 @@ class _HeldBack:
         self.scores, self.prompts, self.baseline = scores, list(prompts), baseline
 
     def is_there(self, name: str) -> bool:
-        return len(self._common(name, self.baseline)) > 0
+        """Tell whether some prompt has a number of both a setting and CFG alone."""
+        prompts = self._common(name, self.baseline)
+        own, base = (self.scores.column(one, prompts) for one in (name, self.baseline))
+        return bool((np.isfinite(own) & np.isfinite(base)).any())
 
     def has_values(self, name: str) -> bool:
         """Tell whether there are numbers; the distance of too few videos is none."""
@@ -258,7 +293,14 @@ class _HeldBack:
         own, base = (column_of(values, one, self.prompts) for one in (name, self.baseline))
         return _compare(metric, own, base)
 
-    def floor(self, metric: str, share: float, name: str, lower: bool) -> FloorCheck:
+    def floors(self, rules: RaceRules, name: str) -> tuple[FloorCheck, ...]:
+        """Return how a setting stands to each floor."""
+        return tuple(
+            self._floor(metric, share, name, metric in rules.lower)
+            for metric, share in rules.floors
+        )
+
+    def _floor(self, metric: str, share: float, name: str, lower: bool) -> FloorCheck:
         values = self.scores.floors.get(metric, {})
         own, base = (column_of(values, one, self.prompts) for one in (name, self.baseline))
         sign = -1 if lower else 1
@@ -296,58 +338,89 @@ def answer(
     rules = rules or RaceRules()
     baseline = next(one for one in candidates if one.role == BASELINE)
     kept = _HeldBack(scores, held_back, baseline.name)
-    ranked = [one for one in ranking(state, candidates) if kept.is_there(one.name)]
+    left = ranking(state, candidates)
+    ranked = [one for one in left if kept.is_there(one.name)]
+    ranked += [
+        one
+        for one in candidates
+        if one.role == AT_THE_SAME_PRICE and one not in ranked and kept.is_there(one.name)
+    ]
     rows = contestants(candidates, state, scores, kept.prompts)
-    if not kept.has_values(baseline.name):
-        return Answer(
-            "not measured", None, None, scores.label, None, (), (), rows,
-            words.nothing_kept_back(state, scores.label),
-        )  # fmt: skip
-    if not ranked:
-        return Answer(
-            "use CFG alone", None, baseline.name, scores.label, None, (), (), rows,
-            words.nobody(baseline.name, state, scores.label),
-        )  # fmt: skip
+    if not ranked or not kept.has_values(baseline.name):
+        return _without_gain(baseline, left, state, kept, rows)
     winner = ranked[0]
     gain = kept.gain(winner.name, baseline.name)
-    floors = tuple(
-        kept.floor(metric, share, winner.name, metric in rules.lower)
-        for metric, share in rules.floors
-    )
-    pool = [baseline, *ranked]
-    chosen = _recommend(winner, baseline, pool, kept, any(one.is_broken for one in floors))
+    floors = {one.name: kept.floors(rules, one.name) for one in ranked}
+    holding = [one for one in ranked if all(floor.is_held for floor in floors[one.name])]
+    chosen = _recommend(holding, baseline, kept)
     verdict = _verdict(chosen, gain if chosen is winner else kept.gain(chosen.name, baseline.name))
     parts = [kept.part(metric, winner.name) for metric in scores.parts]
+    best = _best_stg(ranked, baseline, kept)
     sentences = words.answer(
-        verdict, winner, chosen, baseline, gain, parts if len(parts) > 1 else [], floors,
-        [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]],
+        verdict, winner, chosen, baseline, gain, parts if len(parts) > 1 else [],
+        floors[winner.name], [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]], best,
     )  # fmt: skip
     if scores.of_set is not None:
-        sentences += scores.of_set.sentences([one.name for one in pool], kept.prompts)
+        names = [baseline.name, *(one.name for one in ranked)]
+        sentences += scores.of_set.sentences(names, kept.prompts)
     return Answer(
         verdict, winner.name, chosen.name, scores.label, gain,
-        tuple(parts) if len(parts) > 1 else (), floors, rows, tuple(sentences),
+        tuple(parts) if len(parts) > 1 else (), floors[winner.name], rows, tuple(sentences), best,
     )  # fmt: skip
 
 
-def _recommend(
-    winner: Racer, baseline: Racer, pool: Sequence[Racer], kept: _HeldBack, broken: bool
-) -> Racer:
-    """Return the cheapest of those that cannot be told apart from the best."""
-    beside = {one.name: one for one in pool if one is not baseline}
-    signs = {name: kept.gain(name, baseline.name).sign for name in beside}
-    if broken or signs[winner.name] <= 0:
-        # CFG alone is as good as any: only what is cheaper still can take its place.
-        tied = [baseline, *(one for name, one in beside.items() if signs[name] >= 0 and not broken)]
-        first = baseline
+def _without_gain(
+    baseline: Racer, left: Sequence[Racer], state: RaceState, kept: _HeldBack,
+    rows: tuple[Contestant, ...],
+) -> Answer:  # fmt: skip
+    """Return the answer where nothing was compared with CFG alone on the prompts kept back.
+
+    That is CFG alone where the race says so; else nothing is recommended.
+
+    Args:
+        left: who was still in the race, measured there or not.
+    """
+    label = kept.scores.label
+    measured = kept.has_values(baseline.name)
+    if not left:
+        said = words.nobody(baseline.name, state, label)
+    elif state.leader == baseline.name and not measured:
+        said = words.cfg_leads(baseline.name, label)
     else:
-        against = {
-            name: kept.gain(name, winner.name).difference.estimate.sign
-            for name in beside
-            if name != winner.name
-        }
-        tied = [winner, *(beside[n] for n, sign in against.items() if sign >= 0 and signs[n] > 0)]
-        first = winner
+        said = words.nothing_kept_back(state, left, label, len(kept.prompts), measured)
+        return Answer(NOT_MEASURED, None, None, label, None, (), (), rows, said)
+    return Answer(CFG_ALONE, None, baseline.name, label, None, (), (), rows, said)
+
+
+def _best_stg(ranked: Sequence[Racer], baseline: Racer, kept: _HeldBack) -> BestSTG | None:
+    """Return the best of the race with STG that has values on the prompts kept back.
+
+    Args:
+        ranked: who has values there beside CFG alone, best of the race first.
+    """
+    best = next((one for one in ranked if not one.role.startswith(BASELINE)), None)
+    if best is None:
+        return None
+    over = None if best is ranked[0] else kept.gain(best.name, ranked[0].name)
+    return BestSTG(best.name, kept.gain(best.name, baseline.name), over)
+
+
+def _recommend(holding: Sequence[Racer], baseline: Racer, kept: _HeldBack) -> Racer:
+    """Return the cheapest of those that cannot be told apart from the best.
+
+    Args:
+        holding: who holds all floors beside CFG alone, best first.
+    """
+    signs = {one.name: kept.gain(one.name, baseline.name).sign for one in holding}
+    best = next(iter(holding), baseline)
+    if signs.get(best.name, 0) <= 0:
+        # CFG alone is as good as any: only what is cheaper still can take its place.
+        first, tied = baseline, [baseline, *(one for one in holding if signs[one.name] >= 0)]
+    else:
+        first, tied = best, [best]
+        for one in holding[1:]:
+            against = kept.gain(one.name, best.name).difference.estimate.sign
+            tied += [one] if against >= 0 and signs[one.name] > 0 else []
     least = min(one.passes for one in tied)
     cheap = [one for one in tied if one.passes <= SAME_COST * least]
     return first if first in cheap else min(cheap, key=lambda one: one.passes)
@@ -355,8 +428,8 @@ def _recommend(
 
 def _verdict(chosen: Racer, gain: Gain) -> Verdict:
     if chosen.role.startswith(BASELINE):
-        return "use CFG alone"
-    return "use" if gain.sign > 0 else "not distinguishable"
+        return CFG_ALONE
+    return USE if gain.sign > 0 else TIED
 
 
 def contestants(
@@ -378,7 +451,7 @@ def contestants(
         found.append(
             Contestant(
                 one.name, one.role, one.passes, intervals.mean(values), difference, bool(own),
-                left.get(one.name, ""),
+                left.get(one.name, ""), one.title,
             )
         )  # fmt: skip
     return tuple(sorted(found, key=lambda row: (row.passes, -row.quality.value)))
@@ -388,5 +461,5 @@ def nothing_measured(candidates: Sequence[Racer], prompts: int) -> Answer:
     """Return the answer where no metric is given: the shortlist was sampled, not judged."""
     names = [one.name for one in candidates]
     return Answer(
-        "not measured", None, None, "", None, (), (), (), words.not_measured(names, prompts)
+        NOT_MEASURED, None, None, "", None, (), (), (), words.not_measured(names, prompts)
     )

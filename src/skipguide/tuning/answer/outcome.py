@@ -17,16 +17,17 @@ from skipguide.families.presets import Preset
 from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
 from skipguide.tuning.answer.answer import Answer
+from skipguide.tuning.answer.verdicts import NOT_MEASURED
 from skipguide.tuning.board import finite
 from skipguide.tuning.events import Planned, TuneResult
-from skipguide.tuning.options import FOLDER, TuneOptions, prompts_hash
+from skipguide.tuning.names import FOLDER, PRESET
+from skipguide.tuning.options import TuneOptions, prompts_hash
 from skipguide.tuning.race.candidates import Candidate
+from skipguide.tuning.race.state import AT_THE_SAME_PRICE
 from skipguide.tuning.scan.layer_map import LayerMap
 
 if TYPE_CHECKING:
     from skipguide.tuning.run import Tuning
-
-PRESET = "tune.toml"
 
 
 def write(
@@ -117,7 +118,7 @@ def row_of(options: TuneOptions, planned: Planned, one: Candidate) -> Preset:
     scale = own.guidance_scale if one.guidance_scale is None else one.guidance_scale
     if scale is not None:
         defaults["guidance_scale"] = scale
-    if one.role == "cfg-price":
+    if one.role == AT_THE_SAME_PRICE:
         defaults["num_inference_steps"] = one.given["steps"]
     elif own.steps is not None:
         defaults["num_inference_steps"] = own.steps
@@ -159,6 +160,6 @@ def provenance(options: TuneOptions, planned: Planned, found: Answer) -> Provena
         metric=found.gain.metric if found.gain else "",
         gain=gain.value if gain else None,
         gain_interval=interval,
-        verdict=found.verdict if found.verdict != "not measured" else preset_files.TIED,
+        verdict=found.verdict if found.verdict != NOT_MEASURED else preset_files.TIED,
         sentence=found.sentences[0] if found.sentences else "",
     )

@@ -17,6 +17,7 @@ from skipguide.metrics.features import GENERATED, REFERENCE, Readings
 from skipguide.metrics.inputs import Source, file_source, find_videos
 from skipguide.metrics.selection import Options
 from skipguide.runs import Clip, Run
+from skipguide.tuning.names import FOLDER
 from skipguide.tuning.objective.functions import UserMetric, describe_failure
 from skipguide.tuning.objective.parts import FEWEST_REFERENCE, Part, requests_of
 from skipguide.tuning.objective.scores import Floats
@@ -30,7 +31,7 @@ class Kept:
     """The files that a tune run keeps of its clips beside the ledger, in its folder `tune`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "tune"
+        self.folder = folder / FOLDER
 
     # Why clips have no value: key -> metric, "features X" or ALL -> reason.
     def reasons(self) -> dict[str, dict[str, str]]:

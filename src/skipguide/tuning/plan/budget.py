@@ -18,7 +18,8 @@ from skipguide.files.text import format_count
 from skipguide.method.protocols import PlainData
 from skipguide.method.validate import is_number
 from skipguide.stats.intervals import MIN_CLUSTERS
-from skipguide.tuning.options import FOLDER, TuneOptions, kept_budget
+from skipguide.tuning.names import FOLDER
+from skipguide.tuning.options import TuneOptions, kept_budget
 from skipguide.tuning.race.candidates import Candidate
 
 _FILE = f"{FOLDER}/timing.json"

@@ -18,7 +18,7 @@ from skipguide.tuning.objective.scores import ScoreTable
 from skipguide.tuning.plan.budget import ROUND
 from skipguide.tuning.race import votes as vote_race
 from skipguide.tuning.race.candidates import Candidate
-from skipguide.tuning.race.race import Exit, RaceState
+from skipguide.tuning.race.race import BASELINE, Exit, RaceState
 from skipguide.tuning.race.votes import VoteRules, VoteState
 from skipguide.tuning.scan.layer_map import LayerMap
 
@@ -35,7 +35,7 @@ def finish(
     prompts = tuning.ids["race"][:_PROMPTS]
     yield from tuning.sample_all("race", [one.given for one in racing], prompts)
     names = [one.name for one in racing]
-    baseline = next(one for one in racing if one.role == "cfg")
+    baseline = next(one for one in racing if one.role == BASELINE)
     state = _ask(tuning, _asked(names, baseline.name, prompts))
     if not state.over:
         return _wait(tuning, layer_map, state, _asked(names, baseline.name, prompts))
@@ -82,7 +82,7 @@ def _answer(
 ) -> answers.Answer:
     """Return the answer of the votes: of each prompt the share that a setting won against CFG."""
     names = [one.name for one in racing]
-    baseline = next(one.name for one in racing if one.role == "cfg")
+    baseline = next(one.name for one in racing if one.role == BASELINE)
     prompts = [*tuning.ids["race"][:_PROMPTS], *kept]
     with Run.open(tuning.folder) as run:
         won = vote_race.shares(run, names, baseline, prompts)

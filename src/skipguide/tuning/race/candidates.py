@@ -2,7 +2,7 @@
 
 STG pays where CFG is low (docs/tune.md), so that every cell of the shortlist races beside the
 pipeline's own guidance scale and beside a lower one. CFG alone is there at both scales, and with as
-many more steps as STG costs."""
+many more steps as the first cell of the scan costs; the winner meets it at its own price."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from skipguide.method.protocols import PlainData
+from skipguide.tuning.race.state import AT_THE_SAME_PRICE, BASELINE, LOWER
 
 if TYPE_CHECKING:
     from skipguide.tuning.scan.record import Cell
@@ -57,9 +58,20 @@ class Candidate:
         """Whether it skips layers at all."""
         return self.role in ("preset", "scan", "search")
 
+    @property
+    def title(self) -> str:
+        """What sentences call it: "CFG alone with 31 steps"; with STG its name says all of it."""
+        if self.has_stg:
+            return self.name
+        g, steps, at = self.guidance_scale, self.given.get("steps"), ""
+        if g is not None and self.role == LOWER:
+            at = f" at scale {g:g}{' (off)' if g <= 1 else ''}"
+        more = "" if steps is None else f" with {steps} steps"
+        return f"{'no guidance' if g is None else 'CFG alone'}{at}{more}"
+
     def to_dict(self) -> PlainData:
         """Return it as plain data, ready for JSON."""
-        found = dataclasses.asdict(self)
+        found = {**dataclasses.asdict(self), "title": self.title}
         return {**found, "cell": None if self.cell is None else self.cell.name}
 
 
@@ -102,11 +114,11 @@ def candidates(
     first, rest = scales[0], scales[1:]
     alone = [cfg_alone(model, g) for g in scales]
     beside = {g: [with_cell(model, entry, g) for entry in shortlist] for g in scales}
-    priced = _at_same_price(model, beside[first])
+    priced = at_price(model, beside[first][0].passes) if shortlist else None
     preset = [_preset(model)] if model.has_preset else []
     found = [alone[0], *beside[first][:2], *alone[1:]]
     found += [one for g in rest for one in beside[g][:1]]
-    found += [*priced, *preset, *beside[first][2:]]
+    found += [*([priced] if priced else []), *preset, *beside[first][2:]]
     found += [one for g in rest for one in beside[g][1:]]
     return found
 
@@ -137,7 +149,7 @@ def cfg_alone(model: Model, guidance_scale: float | None) -> Candidate:
     name = "plain" if guidance_scale is None else f"cfg-{guidance_scale:g}"
     given = {"name": name, "stg_scale": 0.0, **_scale_words(guidance_scale)}
     passes = float(model.steps * _plain_passes(guidance_scale))
-    return Candidate(name, "cfg" if own else "cfg-low", given, passes, guidance_scale)
+    return Candidate(name, BASELINE if own else LOWER, given, passes, guidance_scale)
 
 
 def with_cell(
@@ -178,22 +190,21 @@ def _scale_words(guidance_scale: float | None) -> Mapping[str, float]:
     return {} if guidance_scale is None else {"guidance_scale": guidance_scale}
 
 
-def _at_same_price(model: Model, beside: Sequence[Candidate]) -> list[Candidate]:
-    """Return CFG alone with the steps that the dearest of the candidates with STG pays for."""
-    if not beside:
-        return []
-    steps = round(max(one.passes for one in beside) / model.plain_passes)
+def at_price(model: Model, passes: float) -> Candidate | None:
+    """Return CFG alone with the number of steps that comes nearest to so many passes.
+
+    None where these are the steps that the model has anyway.
+    """
+    steps = round(passes / model.plain_passes)
     if steps == model.steps:
-        return []
+        return None
     plain = cfg_alone(model, model.guidance_scale)
     name = f"{plain.name}-{steps}-steps"
     given = {**plain.given, "name": name, "steps": steps}
-    return [
-        dataclasses.replace(
-            plain, name=name, role="cfg-price", given=given,
-            passes=float(steps * model.plain_passes),
-        )
-    ]  # fmt: skip
+    return dataclasses.replace(
+        plain, name=name, role=AT_THE_SAME_PRICE, given=given,
+        passes=float(steps * model.plain_passes),
+    )  # fmt: skip
 
 
 def _preset(model: Model) -> Candidate:

@@ -13,6 +13,7 @@ from skipguide.stats.estimate import Estimate
 from skipguide.tuning.objective.scores import Floats
 
 BASELINE = "cfg"  # the role of CFG alone, which never goes
+LOWER = "cfg-low"  # the role of CFG alone at another scale
 AT_THE_SAME_PRICE = "cfg-price"  # the role of CFG alone with as many passes, in more steps
 
 
@@ -27,6 +28,9 @@ class Racer(Protocol):
 
     @property
     def passes(self) -> float: ...
+
+    @property
+    def title(self) -> str: ...
 
 
 @dataclass(frozen=True)

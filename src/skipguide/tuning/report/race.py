@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipguide.method.protocols import PlainData
+from skipguide.tuning.race.state import AT_THE_SAME_PRICE, BASELINE, LOWER
 from skipguide.tuning.report.html import (
     NOT_KNOWN,
     Child,
@@ -21,9 +22,9 @@ from skipguide.tuning.report.html import (
 )
 
 ROLES: Mapping[str, str] = {
-    "cfg": "CFG alone",
-    "cfg-low": "CFG alone, lower",
-    "cfg-price": "CFG alone at the price of STG",
+    BASELINE: "CFG alone",
+    LOWER: "CFG alone, lower",
+    AT_THE_SAME_PRICE: "CFG alone at the price of STG",
     "preset": "published preset",
     "scan": "from the map",
     "search": "search around the winner",
@@ -76,10 +77,12 @@ def _raced_row(place: int, one: PlainData, answer: PlainData, heads: Sequence[st
     where = "prompts that chose nothing" if one.get("held_back") else "prompts of the race"
     value = number(one["value"]) + interval(one.get("low"), one.get("high"))
     chosen = "recommended" if one["name"] == answer.get("use") else None
+    title = one.get("title") if one.get("title") != one["name"] else None
+    small = " · ".join(filter(None, (title, chosen)))
     return el(
         "tr",
         el("td", el("b", str(place), class_="dot")),
-        el("th", one["name"], el("small", chosen) if chosen else None, scope="row"),
+        el("th", one["name"], el("small", small) if small else None, scope="row"),
         told_cells(heads[2:], [number(one["passes"]), value, str(one.get("n") or ""), told, where]),
         class_="chosen" if chosen else None,
     )
@@ -225,7 +228,7 @@ def _axis(least: float, most: float, share: Any) -> Markup:
 
 
 def _race_row(one: PlainData, share: Any, least: float, most: float, is_measured: bool) -> Markup:
-    words: list[str] = [ROLES.get(one["role"], one["role"])]
+    words: list[str] = [_role(one)]
     if one.get("cell"):
         words.append(f"{one['cell']}, scale {number(one.get('scale'))}")
     start, stop = one.get("start") or 0.0, one.get("stop")
@@ -252,6 +255,14 @@ def _race_row(one: PlainData, share: Any, least: float, most: float, is_measured
     )
 
 
+def _role(one: PlainData) -> str:
+    """Return the place of a candidate in the race; of CFG alone what it is."""
+    title = one.get("title")
+    if title and title != one["name"]:
+        return f"{title}, the price of STG" if one["role"] == AT_THE_SAME_PRICE else title
+    return ROLES.get(one["role"], one["role"])
+
+
 def _why(one: PlainData) -> Markup | None:
     """Return why a candidate went, as a row of its own below it."""
     reason = one.get("out_reason")
@@ -268,9 +279,8 @@ def _forest(one: PlainData, share: Any, least: float, most: float) -> Markup:
     zero = el("s", style=f"left:{share(0):.1f}%")
     difference = one.get("difference")
     if difference is None:
-        kind = (
-            el("b", class_="base", style=f"left:{share(0):.1f}%") if one["role"] == "cfg" else None
-        )
+        mark = el("b", class_="base", style=f"left:{share(0):.1f}%")
+        kind = mark if one["role"] == BASELINE else None
         return el("div", zero, kind, class_="forest", aria_hidden="true")
     low, high = one.get("low"), one.get("high")
     start = 0 if low is None or low < least else share(low)

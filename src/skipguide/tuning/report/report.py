@@ -15,19 +15,13 @@ import skipguide
 from skipguide.files.text import displayable, format_duration
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Clip, Run, storage
+from skipguide.tuning.answer import verdicts
+from skipguide.tuning.names import FOLDER, PRESET, REPORT
 from skipguide.tuning.report import map as report_map
 from skipguide.tuning.report import race as report_race
 from skipguide.tuning.report import shown
 from skipguide.tuning.report import strips as report_strips
 from skipguide.tuning.report.html import Child, Markup, el, join, number, sentence
-
-NAME = "report.html"
-_VERDICTS = {
-    "use": "Use it",
-    "not distinguishable": "Not distinguishable",
-    "use CFG alone": "Use CFG alone",
-    "not measured": "Not measured",
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -45,11 +39,11 @@ def write_report(run_folder: Path) -> Path:
         if found is None:
             raise ValueError(
                 "a report needs a run into which `skipguide tune` has written, but"
-                f" {folder} has no {shown.FOLDER}/. Name the folder of a tuning."
+                f" {folder} has no {FOLDER}/. Name the folder of a tuning."
             )
         page = _page(run, found)
-    storage.write_atomically(folder, NAME, page.encode("utf-8", "backslashreplace"))
-    return folder / NAME
+    storage.write_atomically(folder, REPORT, page.encode("utf-8", "backslashreplace"))
+    return folder / REPORT
 
 
 def _page(run: Run, found: PlainData) -> str:
@@ -100,7 +94,7 @@ def _answer(run: Run, found: PlainData) -> Markup:
     verdict = answer.get("verdict", "")
     return el(
         "section",
-        el("span", _VERDICTS.get(verdict, verdict), class_="verdict"),
+        el("span", verdicts.TITLES.get(verdict, verdict), class_="verdict"),
         el("p", sentence(first), class_="first"),
         [el("p", sentence(text)) for text in others],
         _line(run, answer),
@@ -113,7 +107,7 @@ def _line(run: Run, answer: PlainData) -> list[Child]:
     """Return the line to type, and the preset that it names."""
     if not answer.get("command"):
         return []
-    preset = run.folder / (answer.get("preset") or shown.PRESET)
+    preset = run.folder / (answer.get("preset") or PRESET)
     text = preset.read_text(encoding="utf-8", errors="replace") if preset.is_file() else ""
     return [
         el("code", answer["command"], class_="line"),
@@ -222,12 +216,19 @@ def _facts(run: Run, found: PlainData) -> Iterator[tuple[str, str]]:
         spent.append(f"{number(round(budget['passes_used']))} forward passes")
     seconds = budget.get("seconds_used") or sum(clip.seconds or 0 for clip in clips)
     spent.append(f"{format_duration(seconds)} of sampling")
-    weak = (found["map"] or {}).get("forwards")
-    beside = f"; the scan's weak passes, {number(round(weak))}, are not in it" if weak else ""
-    yield "Spent", ", ".join(spent) + beside
+    yield "Spent", ", ".join(spent) + _of_scan(found, budget)
     yield "Made with", _software(clips)
     yield "On", _machine(clips)
     yield "Report by", f"skipguide {skipguide.__version__}"
+
+
+def _of_scan(found: PlainData, budget: PlainData) -> str:
+    """Return what the scan took beside its videos; a run of before did not count it."""
+    scanned = budget.get("scan_passes")
+    if scanned is not None:
+        return f"; {number(round(scanned))} of the passes are the scan's own" if scanned else ""
+    weak = (found["map"] or {}).get("forwards")
+    return f"; the scan's weak passes, {number(round(weak))}, are not in it" if weak else ""
 
 
 def _software(clips: Sequence[Clip]) -> str:
@@ -242,7 +243,7 @@ def _machine(clips: Sequence[Clip]) -> str:
 
 
 def _options(folder: Path) -> str:
-    path = folder / shown.FOLDER / "options.json"
+    path = folder / FOLDER / "options.json"
     try:
         return json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=1)
     except (OSError, ValueError):

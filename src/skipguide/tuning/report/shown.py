@@ -14,12 +14,11 @@ from pathlib import Path
 from skipguide.files.places import data_without_folders, without_folders
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
+from skipguide.tuning.names import FOLDER, PRESET
 from skipguide.tuning.race import votes as vote_race
 from skipguide.tuning.scan import map_document
 
-FOLDER = "tune"
 FILES = ("map", "race", "answer")  # each a .json
-PRESET = "tune.toml"
 _NOT_SHOWN = ("gram",)  # of the map: a number for every two cells
 
 

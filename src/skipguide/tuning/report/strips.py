@@ -12,6 +12,8 @@ from PIL import Image
 from skipguide.files import video
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Clip, Run
+from skipguide.tuning.answer.verdicts import NOT_MEASURED
+from skipguide.tuning.race.state import BASELINE
 from skipguide.tuning.report.html import Child, Markup, el
 
 PROMPTS, FRAMES = 3, 5  # that are shown
@@ -48,9 +50,9 @@ def choose_settings(found: PlainData) -> list[str]:
     """
     race, answer = found["race"] or {}, found["answer"] or {}
     rows = race.get("candidates") or []
-    base = [one["name"] for one in rows if one["role"] == "cfg"]
+    base = [one["name"] for one in rows if one["role"] == BASELINE]
     others = [one for one in rows if one["role"] in ("scan", "preset", "search")]
-    if answer.get("verdict") == "not measured":
+    if answer.get("verdict") == NOT_MEASURED:
         return [*base, *(one["name"] for one in others[:3])]
     known = [one for one in others if one.get("value") is not None]
     best = sorted(known, key=lambda one: -one["value"]) or others

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipguide.runs import Run
 from skipguide.runs.watch import Watched, watched_file
-from skipguide.tuning.options import FOLDER
+from skipguide.tuning.names import FOLDER
 from skipguide.tuning.scan import map_files
 from skipguide.tuning.scan import run as scan_run
 from skipguide.tuning.scan.layer_map import LayerMap, ScanOptions, ScanRecord
@@ -44,8 +44,22 @@ class _ScanWatcher:
     def finish(self) -> Watched:
         """Return the record of the scan."""
         record = self.scan.record()
-        seconds = float(record.seconds_strong.sum() + record.seconds_weak.sum())
-        return Watched(record.to_bytes(), seconds)
+        return Watched(record.to_bytes(), spent(record)[1])
+
+
+def spent(record: ScanRecord) -> tuple[float, float]:
+    """Return the forward passes and the seconds that a scan took beside its video."""
+    passes = record.forwards.sum() + record.strong_passes.sum()
+    return float(passes), float(record.seconds_strong.sum() + record.seconds_weak.sum())
+
+
+def find_record(folder: Path, key: str) -> ScanRecord | None:
+    """Return what was scanned while a video was made; None if nothing was, or it is damaged."""
+    path = folder / watched_file(ScanWatch(ScanOptions()), key)
+    try:
+        return ScanRecord.from_bytes(path.read_bytes())
+    except (OSError, ValueError):  # the map says what is wrong with it
+        return None
 
 
 def with_levels(options: ScanOptions, levels: Sequence[float]) -> ScanOptions:
