@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from unittest import mock
 import pytest
 
 from skipguide.families.preset_files import read_preset_file
-from skipguide.runs import Run
+from skipguide.runs import Run, storage
 from skipguide.runs.engine import Cost
 from skipguide.runs.jobs import Job
 from skipguide.tuning.events import Noted, Planned, RoundOver, StageBegan, TuneResult
@@ -516,3 +518,35 @@ def test_scales_and_sizes_that_are_none_are_refused_at_once(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         options(6, **more)
+
+
+WRITTEN = ("options.json", "timing.json", "race.json", ".mp4", "answer.json", "report.html")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "is full. Free some space and run the same command again"),
+     (errno.EACCES, "needs a folder that can be written, but .*: Permission denied. Check it")],
+)  # fmt: skip
+def test_a_disk_that_takes_no_more_is_said_in_words_and_the_tuning_goes_on(
+    tmp_path: Path, name: str, number: int, said: str
+) -> None:
+    folder, asked = tmp_path / "run", options(6, passes=1_500.0, objective=ObjectiveSpec())
+    write, count = storage.write_atomically, dict.fromkeys(WRITTEN, 0)
+
+    def full(place: Path, path: str, content: bytes) -> str:
+        if path.endswith(name):
+            count[name] += 1
+            if count[name] == 5 or name not in (".mp4", "race.json"):  # these in the middle
+                raise OSError(number, os.strerror(number), str(place / path))
+        return write(place, path, content)
+
+    with (
+        mock.patch.object(storage, "write_atomically", full),
+        pytest.raises(OSError, match=said) as raised,
+    ):
+        tuned(folder, asked, engine(folder))
+    assert "Errno" not in str(raised.value)
+    result, _ = tuned(folder, asked, engine(folder))
+    assert result.answer is not None

@@ -81,8 +81,8 @@ class MapCommand:
         from skipguide.files import folders
         from skipguide.generate import preflight
 
-        if self.out is not None and (obstacle := folders.find_obstacle(self.out.absolute())):
-            raise ValueError(f"--out must be a folder that can be written, but {obstacle}.")
+        if self.out is not None:
+            folders.check_writable(self.out, "--out")
         first = self._settings("a video", None, 0)
         skeleton = preflight.find_skeleton(first)
         best = None if skeleton is None else self._check_on(skeleton)

@@ -81,7 +81,7 @@ class Board:
             "answer": self.answer,
         }
         text = json.dumps(finite(content), allow_nan=False, ensure_ascii=False)
-        storage.write_atomically(self.folder, f"{FOLDER}/race.json", text.encode())
+        storage.write_file(self.folder, f"{FOLDER}/race.json", text.encode())
 
     def _stages(self) -> Sequence[str]:
         known = [name for name in STAGES if name in self.done or name == self.stage]

@@ -259,7 +259,7 @@ def keep_options(folder: Path, options: TuneOptions) -> None:
     """Write the options into the run, for those who go on with it."""
     budget = {"hours": options.clock_hours, "passes": options.passes}
     content = to_json({"format": _FORMAT, "content": options.content(), "budget": budget})
-    storage.write_atomically(folder, f"{FOLDER}/{_FILE}", content.encode())
+    storage.write_file(folder, f"{FOLDER}/{_FILE}", content.encode())
 
 
 def kept_budget(folder: Path) -> dict[str, float | None] | None:

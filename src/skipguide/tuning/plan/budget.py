@@ -95,7 +95,7 @@ def keep_timing(folder: Path, timing: Timing) -> None:
     from skipguide.runs import storage
 
     content = json.dumps(dataclasses.asdict(timing)).encode()
-    storage.write_atomically(folder, _FILE, content)
+    storage.write_file(folder, _FILE, content)
 
 
 @dataclass(frozen=True)
@@ -435,4 +435,4 @@ def keep_stops(folder: Path, hours: float, rounds: dict[str, int]) -> None:
     from skipguide.runs import storage
 
     content = json.dumps({"hours": hours, "rounds": rounds}).encode()
-    storage.write_atomically(folder, _STOPS, content)
+    storage.write_file(folder, _STOPS, content)
