@@ -137,9 +137,11 @@ def test_what_the_scan_computed_is_in_what_is_spent(
         steps = {entry.id: entry.complete["steps"] for entry in run.settings()}
         clips = run.clips("done")
     assert budget["passes_used"] == pytest.approx(
-        of_scan + sum(clip.passes_per_step * steps[clip.setting] for clip in clips)
+        of_scan + sum((clip.passes_per_step or 0) * steps[clip.setting] for clip in clips)
     )
-    assert budget["seconds_used"] == pytest.approx(4 * 4 * 0.005 + sum(c.seconds for c in clips))
+    assert budget["seconds_used"] == pytest.approx(
+        4 * 4 * 0.005 + sum(c.seconds or 0 for c in clips)
+    )
     assert result.report is not None
     assert f"; {of_scan} of the passes are the scan&#x27;s own" in result.report.read_text()
 

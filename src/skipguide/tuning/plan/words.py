@@ -27,7 +27,8 @@ def describe(
         f" takes {_seconds(timing.pass_seconds)}, a weak pass that skips {facts.middle}"
         f" {_seconds(timing.weak_seconds)}. The budget is {_budget(options, plan)}{_by(timing)}."
     )
-    levels = format_count(len(plan.levels), "noise level")
+    # Of a run of few steps, the same step can be the nearest one to two levels.
+    levels = f"up to {format_count(len(plan.levels), 'noise level')}"
     yield (
         f"Scan: {facts.cells} cells (layer, skip, axis) on"
         f" {format_count(plan.scan_prompts, 'prompt')} at {levels}, {plan.scan:.0f} passes, about"
@@ -50,10 +51,11 @@ def _race(
     measured: Mapping[str, float],
 ) -> Iterator[str]:  # fmt: skip
     prompts = min(plan.rounds * ROUND, len(options.split()[0]))
+    comparisons = plan.candidates - 1 + len(objective.floors)
     yield (
         f"Race: up to {plan.candidates} settings in rounds of {ROUND} prompts, {plan.race:.0f}"
         f" passes, about {_time(timing, plan.race)}; {format_count(prompts, 'prompt')} a setting if"
-        f" nobody goes. {resolution.sentence(objective.spec, prompts, measured)}"
+        f" nobody goes. {resolution.sentence(objective.spec, prompts, measured, comparisons)}"
     )
     yield (
         f"Scale and window of the winner: {plan.search:.0f} passes, about"
