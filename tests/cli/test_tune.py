@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,54 @@ def test_the_printed_map_says_what_the_shortlist_took_and_why_not_others() -> No
     marked = {text.rpartition("; ")[2] for text in lines[1:9] if "; " in text.partition("weak")[2]}
     assert marked == {"in the shortlist", *found.passed_over().values()}
     assert any("pushes like" in mark for mark in marked)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [("36x32x7", "setting 'scan' .* must be multiples of 8"), ("33x32x7", "width must be an even")],
+)
+def test_a_size_that_the_scan_cannot_have_is_refused_by_the_plan(
+    tmp_path: Path, tiny_mochi_dir: Path, size: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are read; the oracle is the pipeline's own check."""
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(loading, "load", never)
+    found = tune(
+        "--model", tiny_mochi_dir, "--prompts", prompts_in(tmp_path), *SMALL, "--passes", 900,
+        "--scan-size", size, "--out", tmp_path / "run", "--dry-run",
+    )  # fmt: skip
+    assert found.exit_code == 2, repr(found.exception)
+    assert re.search(message, " ".join(found.stderr.split()))
+
+
+def test_a_broken_picture_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load", None)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64)).save(pictures / f"{number}.png")
+    whole = (pictures / "2.png").read_bytes()
+    (pictures / "2.png").write_bytes(whole[: len(whole) // 2])
+    (pictures / "3.png").write_bytes(b"")
+    found = tune("--model", "lab-svd", "--images", pictures, "--out", tmp_path / "run")
+    assert found.exit_code == 2, repr(found.exception)
+    said = " ".join(found.stderr.split())
+    assert "2.png cannot be read as one" in said
+    assert "1 more cannot be read either. Mend them" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_scale_that_all_is_compared_with_is_above_one_where_another_is(
+    tmp_path: Path, tiny_mochi_dir: Path
+) -> None:
+    found = tune(
+        "--model", tiny_mochi_dir, "--prompts", prompts_in(tmp_path), *SMALL[:-2],
+        "--guidance-scale", 1, "--guidance-scale", 4, "--out", tmp_path / "run", "--dry-run",
+    )  # fmt: skip
+    assert found.exit_code == 2
+    assert "but got 1, 4. Give 4 first, and 1 after it." in " ".join(found.stderr.split())

@@ -252,3 +252,38 @@ def test_the_p_value_is_that_of_all_permutations() -> None:
     sums = [sum(pair) for pair in itertools.combinations(score, 2)]
     exact = np.mean([one >= 8 for one in sums])
     assert published.permutation_p_value(score, member, 40_000) == pytest.approx(exact, abs=0.01)
+
+
+def damaged_records() -> dict[str, bytes]:
+    """Files that look like a record, and are none."""
+    import safetensors.numpy
+
+    from support.drawn_tuning import record as drawn
+
+    whole = drawn("a").to_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, body = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+
+    def with_header(content: object) -> bytes:
+        text = json.dumps(content).encode()
+        return len(text).to_bytes(8, "little") + text + body
+
+    facts = json.loads(header["__metadata__"]["facts"])
+    fewer = {**facts, "cells": facts["cells"][:-1]}
+    told = {**header["__metadata__"], "facts": json.dumps(fewer)}
+    nothing = {"format": header["__metadata__"]["format"], "facts": "{}"}
+    return {
+        "empty": b"",
+        "cut": whole[:-40],
+        "cut in its header": whole[:50],
+        "a list": with_header([1]),
+        "metadata of another kind": with_header({**header, "__metadata__": "x"}),
+        "no facts": safetensors.numpy.save({"places": np.zeros(2)}, nothing),
+        "fewer cells": with_header({**header, "__metadata__": told}),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_records())
+def test_a_damaged_record_is_one(kind: str) -> None:
+    with pytest.raises(ValueError, match="a scan record must be"):
+        ScanRecord.from_bytes(damaged_records()[kind])

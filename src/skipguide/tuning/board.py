@@ -14,7 +14,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
 from skipguide.tuning.names import FOLDER
 from skipguide.tuning.options import TuneOptions
-from skipguide.tuning.plan.budget import ROUND, Plan
+from skipguide.tuning.plan.budget import ROUND, SHORTEST, Plan
 from skipguide.tuning.race.candidates import Candidate
 from skipguide.tuning.race.race import BASELINE, RaceState
 from skipguide.tuning.scan import watch as scanning
@@ -83,7 +83,7 @@ class Board:
             "answer": self.answer,
         }
         text = json.dumps(finite(content), allow_nan=False, ensure_ascii=False)
-        storage.write_atomically(self.folder, f"{FOLDER}/race.json", text.encode())
+        storage.write_file(self.folder, f"{FOLDER}/race.json", text.encode())
 
     def _stages(self) -> Sequence[str]:
         known = [name for name in STAGES if name in self.done or name == self.stage]
@@ -109,7 +109,7 @@ class Board:
     def seconds_per_pass(self) -> float:
         """Return the seconds of a forward pass in the videos so far, with all that is beside it."""
         used = self._used()
-        return used["seconds_used"] / used["passes_used"]
+        return max(used["seconds_used"] / max(used["passes_used"], 1.0), SHORTEST)
 
     def _used(self) -> PlainData:
         from skipguide.runs import Run

@@ -36,7 +36,7 @@ from skipguide.tuning.events import (
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.objective.objective import Objective
 from skipguide.tuning.objective.scores import ScoreTable
-from skipguide.tuning.options import TuneOptions, check_run, keep_options
+from skipguide.tuning.options import TuneOptions, check_images, check_run, keep_options
 from skipguide.tuning.plan import budget, resolution
 from skipguide.tuning.plan.budget import Timing
 from skipguide.tuning.race import search
@@ -47,6 +47,7 @@ from skipguide.tuning.race.candidates import (
     at_price,
     candidates,
     cfg_alone,
+    check_scales,
 )
 from skipguide.tuning.race.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
@@ -78,6 +79,7 @@ class Tuning:
         command: str = "",
     ):  # fmt: skip
         self.options, self.folder, self.command = options, folder, command
+        check_images(options)
         self.objective = Objective(options.objective)
         self.notes = [*options.notes(), *self.objective.check()]
         self.sampler = Sampler(folder, options, engine, retry_failed)
@@ -110,6 +112,8 @@ class Tuning:
         yield planned
         if only_plan:
             return None
+        for text in scanning.remove_damaged(self.folder):
+            yield Noted(text)
         self._begin(planned)
         layer_map = yield from self._scan(planned)
         yield Mapped(layer_map)
@@ -159,13 +163,16 @@ class Tuning:
         from skipguide.tuning.plan import words as plan_words
 
         check_run(self.folder, self.options)
-        own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0})
+        cfg: PlainData = {"name": "cfg", "stg_scale": 0.0}
+        smaller = self._size_of_scan()
+        own = self.sampler.survey_all([cfg, *([{**cfg, **smaller}] if smaller else [])])[0]
         known = self._inspect(own.setting.generation)
         timing = budget.read_timing(self.folder) or self._measure_times(own, known)
         budget.check_budget(self.folder, self.options, timing)
         share = self._scanned_share(own.complete)
         plan = budget.make_plan(self.options, timing, known.weak_passes, share)
         planned = Planned(plan, timing, known, own, ())
+        check_scales(self.model(planned), self.options.guidance_scales[1:])
         words = plan_words.describe(
             self.options, plan, timing, known, self.objective, self._deviations(planned)
         )
@@ -189,13 +196,14 @@ class Tuning:
         """Time a step of CFG alone; what weak passes cost beside it is counted, not timed."""
         assert own.complete.steps is not None
         plain = self._quickest(own)
-        seconds = plain.seconds_per_step / max(plain.passes_per_step, 1.0)
+        passes = max(plain.passes_per_step, 1.0)
+        seconds = max(plain.seconds_per_step / passes, budget.SHORTEST)
         return Timing(
             seconds,
-            2 * plain.passes_per_step * seconds,
+            2 * passes * seconds,
             self.sampler.engine.workers,
             own.complete.steps,
-            round(plain.passes_per_step),
+            round(passes),
             self._cost_of_preset(known, plain.passes_per_step),
         )
 
@@ -228,17 +236,20 @@ class Tuning:
     def _scan(self, planned: Planned) -> Generator[TuneEvent, None, LayerMap]:
         plan, options = planned.plan, self.options
         prompts = self.ids["race"][: plan.scan_prompts]
-        given = self._cfg_given(planned)
-        if options.scan_size is not None:
-            width, height, frames = options.scan_size
-            size = {"width": width, "height": height, "num_frames": frames}
-            given = {**given, "name": "scan", **size}
+        given = {**self._cfg_given(planned), **self._size_of_scan()}
         watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
         yield from self.sample_all("scan", [given], prompts, watch)
         layer_map = scanning.read_map(self.folder, given["name"], prompts)
         for text in scanning.write_map(self.folder, layer_map):
             yield Noted(text)
         return layer_map
+
+    def _size_of_scan(self) -> PlainData:
+        """Return what the setting of the scan has of its own; nothing at the size of all videos."""
+        if self.options.scan_size is None:
+            return {}
+        width, height, frames = self.options.scan_size
+        return {"name": "scan", "width": width, "height": height, "num_frames": frames}
 
     def _cfg_given(self, planned: Planned) -> PlainData:
         return {**cfg_alone(self.model(planned), self.model(planned).guidance_scale).given}

@@ -46,12 +46,12 @@ def write(
     folder, preset = tuning.folder, None
     if found.recommended is not None:
         file = preset_of(tuning.options, planned, everyone, found, tuning.command)
-        storage.write_atomically(folder, PRESET, file.to_toml().encode())
+        storage.write_file(folder, PRESET, file.to_toml().encode())
         preset = folder / PRESET
     command = line_to_type(tuning.options, preset)
     content = {**found.to_dict(), "command": command, "preset": preset and PRESET}
     text = json.dumps(finite(content), allow_nan=False, ensure_ascii=False)
-    storage.write_atomically(folder, f"{FOLDER}/answer.json", text.encode())
+    storage.write_file(folder, f"{FOLDER}/answer.json", text.encode())
     tuning.board.answer = content
     tuning.board.write()
     report = write_report(folder)

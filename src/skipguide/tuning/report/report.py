@@ -44,7 +44,7 @@ def write_report(run_folder: Path) -> Path:
                 f" {folder} has no {FOLDER}/. Name the folder of a tuning."
             )
         page = _page(run, found)
-    storage.write_atomically(folder, REPORT, page.encode("utf-8", "backslashreplace"))
+    storage.write_file(folder, REPORT, page.encode("utf-8", "backslashreplace"))
     return folder / REPORT
 
 
