@@ -29,6 +29,7 @@ _LIMITED_RANGE = 1
 # there is AVX-512, its code (x264 core 165) reads past the end of rows that are no multiple of 8
 # blocks of 16 pixels, and with B-frames what lay there in memory decides on the quality of others.
 _CODING = {"crf": "12", "g": "12", "mbtree": "0"}
+_ROOM = 1 << 16  # a file whose first bytes do not fit on the disk is never closed by PyAV
 _THREADS = 4  # of frames: slices, and their number, would follow the machine's cores
 
 
@@ -69,6 +70,7 @@ def _check_frames(frames: Frames) -> None:
 
 
 def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
+    path.write_bytes(bytes(_ROOM))  # which av.open empties again
     # Without use_metadata_tags ffmpeg drops keys that it does not know.
     with av.open(
         ffmpeg_name(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}
