@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from typer.testing import CliRunner
 
 import skipguide
 from skipguide.cli import app, tune_inputs
+from skipguide.cli.tune_report import map_lines
+from skipguide.families.preset_files import read_preset_file
+from skipguide.files import video
 from skipguide.models import loading
 from skipguide.tuning.events import Planned
 from skipguide.tuning.objective.objective import ObjectiveSpec
+from support import tuned
 
 SIZE = ["--height", "32", "--width", "32", "--num-frames", "7", "--steps", "4"]
 SMALL = [*SIZE, "--max-sequence-length", "16", "--device", "cpu", "--guidance-scale", "4.5"]
@@ -65,12 +70,14 @@ def test_from_the_command_to_a_video_with_its_preset(tmp_path: Path, tiny_mochi_
     # A second time there is nothing to make, and the answer is the same.
     again = tune(*asked)
     assert json.loads(again.stdout)["answer"] == told["answer"]
-    made = CliRunner().invoke(
-        app,
-        ["generate", "a red star", "--model", str(tiny_mochi_dir), *SMALL[:-2], "--preset",
-         str(out / "tune.toml"), "--out", str(tmp_path / "a.mp4"), "--json"],
-    )  # fmt: skip
+    file = read_preset_file(out / "tune.toml")
+    assert shlex.split(file.provenance.command) == ["skipguide", "tune", *map(str, asked)]
+    # The line that it says to type makes a video of the size that was measured.
+    _, *line = shlex.split(told["command"])
+    made = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "a.mp4"), "--json"])
     assert made.exit_code == 0, made.output
+    frames, _ = video.read(tmp_path / "a.mp4")
+    assert frames.shape[:3] == (7, 32, 32)
 
 
 def test_python_yields_what_happens_and_returns_the_result(
@@ -92,6 +99,8 @@ def test_python_yields_what_happens_and_returns_the_result(
     assert tuning.result.answer is not None
     assert tuning.result.answer.metric.endswith("brightness")
     assert (tmp_path / "run" / "report.html").is_file()
+    assert tuning.result.preset is not None
+    assert "command" not in tuning.result.preset.read_text()
     with skipguide.guide(pipe, skipguide.STG([0])):  # the pipeline is free again
         pass
 
@@ -210,3 +219,12 @@ def test_the_scale_that_all_is_compared_with_is_above_one_where_another_is(
     )  # fmt: skip
     assert found.exit_code == 2
     assert "but got 1, 4. Give 4 first, and 1 after it." in " ".join(found.stderr.split())
+
+
+def test_the_printed_map_says_what_the_shortlist_took_and_why_not_others() -> None:
+    found = tuned.layer_map()
+    lines = map_lines(found)
+    assert "one alone of those that push the same way" in lines[0]
+    marked = {text.rpartition("; ")[2] for text in lines[1:9] if "; " in text.partition("weak")[2]}
+    assert marked == {"in the shortlist", *found.passed_over().values()}
+    assert any("pushes like" in mark for mark in marked)

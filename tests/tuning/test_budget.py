@@ -12,11 +12,9 @@ from skipguide.runs.prompt_rows import Prompt
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.plan import budget
-from skipguide.tuning.plan.budget import Timing, make_plan
+from skipguide.tuning.plan.budget import Timing, keep_timing, make_plan, read_timing
 
-TIMING = Timing(
-    pass_seconds=0.1, weak_seconds=0.05, beside_seconds=0.4, workers=1, steps=10, plain_passes=2
-)
+TIMING = Timing(pass_seconds=0.1, beside_seconds=0.4, workers=1, steps=10, plain_passes=2)
 
 
 def options(count: int = 30, **more: object) -> TuneOptions:
@@ -198,3 +196,13 @@ def test_damaged_stops_are_left_out(tmp_path: Path, rounds: str) -> None:
     (tmp_path / "tune" / "stops.json").write_text(f'{{"hours": 1, "rounds": {rounds}}}')
     expected = {"answer": 3} if "answer" in rounds else {}
     assert budget.read_stops(tmp_path, 1) == expected
+
+
+def test_times_of_runs_of_before_are_read(tmp_path: Path) -> None:
+    keep_timing(tmp_path, TIMING)
+    path = tmp_path / "tune" / "timing.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weak_seconds": 0.018}))
+    assert read_timing(tmp_path) == TIMING
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_timing(tmp_path)

@@ -155,18 +155,30 @@ def test_a_tuning_that_goes_on_plans_with_the_deviations_of_its_clips(
     plans = [event.sentences for event in (*events, *more) if isinstance(event, Planned)]
     first, again = (" ".join(sentences) for sentences in plans)
     assert "standard deviations of the paired differences" in first
+    # The weak pass of a scan costs 8 passes over 16 cells, and no clock says so.
+    assert "and a weak pass of the scan is 0.50 of one on average" in first
     assert "differences of grey above .0" in again
     assert "lab models" not in again
 
 
 def test_where_nothing_helps_the_answer_is_cfg_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    result, _ = tuned(folder, options(12, passes=3_000.0), engine(folder))
+    result, events = tuned(folder, options(12, passes=3_000.0), engine(folder))
     assert result.answer is not None
     assert result.answer.verdict == "use CFG alone"
     assert result.answer.recommended == "cfg-4"
     assert result.preset is not None
     assert read_preset_file(result.preset).is_cfg_alone
+    assert result.report is not None
+    told = json.loads((folder / "tune" / "race.json").read_text())
+    noted = [event.text for event in events if isinstance(event, Noted)]
+    for text in (
+        "The scale of STG was not searched: CFG alone leads the race, and has none.",
+        "The window of STG was not searched: CFG alone leads the race, and has none.",
+    ):
+        assert text in noted
+        assert text in told["notes"]
+        assert text in result.report.read_text()
 
 
 def test_a_race_drops_what_is_clearly_worse(best: tuple[Path, TuneResult, list[Any]]) -> None:

@@ -241,6 +241,8 @@ def summary(found: LayerMap) -> list[str]:
 
     names = ", ".join(cell.name for cell in found.shortlist()) or "none"
     lines = [f"shortlist: {names}"]
+    if passed := [f"{name} ({why})" for name, why in found.passed_over().items()]:
+        lines.append(f"passed over: {', '.join(passed)}")
     left_out = {
         "idle": f"idle, their push is below {ranking.IDLE} of |c|",
         "broken": f"broken, their push is above {ranking.BROKEN} of |c|",

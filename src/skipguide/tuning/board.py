@@ -46,6 +46,7 @@ class Board:
         self.plan: Plan | None = None
         self.sentences: tuple[str, ...] = ()
         self.notes: list[str] = []
+        self.not_searched: list[str] = []  # of the notes, for the report
         self.metric = _metric(options, label)
         self.prompts: dict[str, list[int]] = {"race": [], "held_back": []}
         self.rounds: dict[str, RaceState] = {}
@@ -71,6 +72,7 @@ class Board:
             "budget": self._budget(),
             "plan": list(self.sentences),
             "notes": self.notes,
+            "not_searched": self.not_searched,
             "metric": self.metric,
             "round_size": ROUND,
             "rounds": sum(len(state.rounds) for state in self.rounds.values()),
@@ -146,6 +148,7 @@ class Board:
             "stage": stage,
             "state": "baseline" if one.role == BASELINE else "racing",
             "out_reason": None,
+            "out_kind": None,
             "round_out": None,
             "value": None,
             "difference": None,
@@ -163,7 +166,7 @@ class Board:
         return found
 
 
-_EXIT = ("state", "out_reason", "round_out")
+_EXIT = ("state", "out_reason", "out_kind", "round_out")
 
 
 def _standing(name: str, state: RaceState) -> PlainData:
@@ -183,6 +186,7 @@ def _standing(name: str, state: RaceState) -> PlainData:
     for gone in state.exits:
         if gone.name == name:
             found |= {"state": "out", "out_reason": gone.reason, "round_out": gone.round}
+            found["out_kind"] = gone.kind
     return found
 
 

@@ -68,15 +68,17 @@ class Tuning:
         folder: of the run, new or one of a tuning with the same options.
         engine: makes the videos.
         retry_failed: also make those that failed before.
+        command: that was typed; "" from Python.
 
     Raises:
         ValueError: for an objective that cannot be measured.
     """
 
     def __init__(
-        self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False
-    ):
-        self.options, self.folder = options, folder
+        self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False,
+        command: str = "",
+    ):  # fmt: skip
+        self.options, self.folder, self.command = options, folder, command
         check_images(options)
         self.objective = Objective(options.objective)
         self.notes = [*options.notes(), *self.objective.check()]
@@ -191,16 +193,13 @@ class Tuning:
         return self.sampler.engine.inspect(generation, tell)
 
     def _measure_times(self, own: ResolvedSetting, known: Facts) -> Timing:
-        """Time a step without and with a weak pass that skips the middle layer."""
+        """Time a step of CFG alone; what weak passes cost beside it is counted, not timed."""
         assert own.complete.steps is not None
         plain = self._quickest(own)
-        term = {"layers": [known.middle], "scale": 1.0}
-        weak = self._quickest(self.sampler.survey({"name": "weak", "stg": term}))
         passes = max(plain.passes_per_step, 1.0)
         seconds = max(plain.seconds_per_step / passes, budget.SHORTEST)
         return Timing(
             seconds,
-            max(0.0, weak.seconds_per_step - plain.seconds_per_step),
             2 * passes * seconds,
             self.sampler.engine.workers,
             own.complete.steps,
@@ -372,10 +371,12 @@ class Tuning:
         for number, stage in enumerate(search.STAGES):
             best = next((one for one in everyone if one.name == state.leader), None)
             if best is None or best.cell is None:
+                yield self.not_searched(search.not_around(stage, best))
                 continue
             entry, model = _scanned(layer_map, best.cell), self.model(planned)
             spread = search.around(stage, best, entry, model)
             if not spread:
+                yield self.not_searched(search.nothing_else(stage, best.name, model.steps))
                 continue
             cfg = next(one for one in everyone if one.role == "cfg")
             together = [cfg, best, *spread]
@@ -385,12 +386,12 @@ class Tuning:
                 self._race_rules(planned, passes, together), free=(cfg.name, best.name)
             )
             if not self._pays(planned, passes, spread, rules):
-                yield self._not_searched(search.not_paid(stage, best.name))
+                yield self.not_searched(search.not_paid(stage, best.name))
                 continue
             self.board.add(stage, spread)
             found = yield from self.race(stage, together, rules, prompts)
             if not found.rounds:
-                yield self._not_searched(search.too_late(stage, best.name))
+                yield self.not_searched(search.too_late(stage, best.name))
                 continue
             everyone += spread
             more = search.beyond([best, *spread], found, entry, model) if stage == "scale" else []
@@ -400,6 +401,7 @@ class Tuning:
                 everyone += more
             states[stage] = state = found
             self.rest -= self._of_budget(planned, found.passes)
+        yield self.not_searched(search.beside(everyone, layer_map.kinds.count("")))
         return everyone, self._together(everyone, tuple(states.values()))
 
     def _pays(
@@ -410,8 +412,10 @@ class Tuning:
         needed = prompts * rules.seeds * sum(one.passes for one in spread)
         return self._of_budget(planned, needed) <= passes
 
-    def _not_searched(self, text: str) -> Noted:
+    def not_searched(self, text: str) -> Noted:
+        """Note what was not searched, and why, for all who read the run."""
         self.board.notes.append(text)
+        self.board.not_searched.append(text)
         return Noted(text)
 
     def _together(self, everyone: Sequence[Candidate], states: Sequence[RaceState]) -> RaceState:

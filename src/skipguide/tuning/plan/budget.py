@@ -1,7 +1,7 @@
 """The plan of a tuning: what each stage gets of the budget, and what it can resolve.
 
 Everything is counted in forward passes of one sample. Hours are turned into passes once, by the
-times of one conditional and one weak pass, and what a video takes besides (text, decoding, writing)
+time of one pass, and what a video takes besides (text, decoding, writing)
 counts as passes too. These times are kept in the run, so that a tuning that goes on later makes the
 same plan."""
 
@@ -40,7 +40,6 @@ class Timing:
 
     Args:
         pass_seconds: of one forward pass of one sample.
-        weak_seconds: of one weak pass that skips the middle layer.
         beside_seconds: of a video, beside its passes; an estimate until videos are made.
         workers: videos made at a time.
         steps, plain_passes: of a video; passes per step without STG.
@@ -48,7 +47,6 @@ class Timing:
     """
 
     pass_seconds: float
-    weak_seconds: float
     beside_seconds: float
     workers: int
     steps: int
@@ -82,8 +80,10 @@ def read_timing(folder: Path) -> Timing | None:
     if not path.is_file():
         return None
     try:
-        return Timing(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("weak_seconds", None)  # of runs of before: it was no more than noise
+        return Timing(**content)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the times of a tuning must be as tune measured them, but {path} is damaged"
             f" ({error}). Remove it, and run the same command again: they are measured anew."
