@@ -21,17 +21,24 @@ from skipguide.tuning.events import Noted, Planned, RoundOver, StageBegan, TuneR
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
+from skipguide.tuning.scan import map_picture
 from skipguide.tuning.scan.record import ScanRecord
 from support import drawn_tuning
 from support.drawn_tuning import engine, options
 
 BEST = {"blocks:6": 0.1}
 PROMPTS, PASSES = 18, 4_500.0
+DRAW, SAVE = map_picture.draw, map_picture.save
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_forced_onto_the_disk() -> Iterator[None]:
-    with mock.patch("os.fsync"):
+def nothing_is_forced_onto_the_disk_or_drawn() -> Iterator[None]:
+    """The picture of a map is most of a tuning's time here; that of `best` is drawn."""
+    blank = mock.Mock(side_effect=lambda figure, path: path.write_bytes(b""))
+    with (
+        mock.patch("os.fsync"),
+        mock.patch.multiple(map_picture, draw=mock.Mock(), save=blank),
+    ):
         yield
 
 
@@ -62,7 +69,7 @@ def clips_of(folder: Path) -> dict[str, int]:
 def best(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TuneResult, list[Any]]:
     """A tuning of a model whose layer 6 is the best."""
     folder = tmp_path_factory.mktemp("tuned") / "run"
-    with mock.patch("os.fsync"):
+    with mock.patch("os.fsync"), mock.patch.multiple(map_picture, draw=DRAW, save=SAVE):
         found = tuned(folder, options(PROMPTS, passes=PASSES), engine(folder, gains=BEST))
     return folder, *found
 
@@ -121,6 +128,7 @@ def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> N
     assert counted["scan"] == (4, 4)  # a clip of each of its prompts
     assert counted["answer"] == (len(of_answer), len(of_answer))
     assert (folder / "tune" / "map.csv").is_file()
+    assert (folder / "tune" / "map.png").read_bytes()[1:4] == b"PNG"
     assert result.report is not None
     assert "<html" in result.report.read_text()[:200]
 
