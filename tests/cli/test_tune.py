@@ -170,15 +170,6 @@ def test_metrics_have_weights() -> None:
     assert ObjectiveSpec(metrics=found).measures
 
 
-def test_the_printed_map_says_what_the_shortlist_took_and_why_not_others() -> None:
-    found = tuned.layer_map()
-    lines = map_lines(found)
-    assert "one alone of those that push the same way" in lines[0]
-    marked = {text.rpartition("; ")[2] for text in lines[1:9] if "; " in text.partition("weak")[2]}
-    assert marked == {"in the shortlist", *found.passed_over().values()}
-    assert any("pushes like" in mark for mark in marked)
-
-
 @pytest.mark.parametrize(
     ("size", "message"),
     [("36x32x7", "setting 'scan' .* must be multiples of 8"), ("33x32x7", "width must be an even")],
@@ -228,3 +219,12 @@ def test_the_scale_that_all_is_compared_with_is_above_one_where_another_is(
     )  # fmt: skip
     assert found.exit_code == 2
     assert "but got 1, 4. Give 4 first, and 1 after it." in " ".join(found.stderr.split())
+
+
+def test_the_printed_map_says_what_the_shortlist_took_and_why_not_others() -> None:
+    found = tuned.layer_map()
+    lines = map_lines(found)
+    assert "one alone of those that push the same way" in lines[0]
+    marked = {text.rpartition("; ")[2] for text in lines[1:9] if "; " in text.partition("weak")[2]}
+    assert marked == {"in the shortlist", *found.passed_over().values()}
+    assert any("pushes like" in mark for mark in marked)

@@ -169,16 +169,6 @@ def test_bad_options_are_refused_at_once(wrong: dict[str, object], message: str)
         options(1)
 
 
-def test_times_of_runs_of_before_are_read(tmp_path: Path) -> None:
-    keep_timing(tmp_path, TIMING)
-    path = tmp_path / "tune" / "timing.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "weak_seconds": 0.018}))
-    assert read_timing(tmp_path) == TIMING
-    path.write_text("[]")
-    with pytest.raises(ValueError, match="is damaged"):
-        read_timing(tmp_path)
-
-
 # --- the files of a plan --------------------------------------------------------------------------
 
 
@@ -206,3 +196,13 @@ def test_damaged_stops_are_left_out(tmp_path: Path, rounds: str) -> None:
     (tmp_path / "tune" / "stops.json").write_text(f'{{"hours": 1, "rounds": {rounds}}}')
     expected = {"answer": 3} if "answer" in rounds else {}
     assert budget.read_stops(tmp_path, 1) == expected
+
+
+def test_times_of_runs_of_before_are_read(tmp_path: Path) -> None:
+    keep_timing(tmp_path, TIMING)
+    path = tmp_path / "tune" / "timing.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weak_seconds": 0.018}))
+    assert read_timing(tmp_path) == TIMING
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_timing(tmp_path)

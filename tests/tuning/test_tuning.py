@@ -545,12 +545,13 @@ def test_scales_and_sizes_that_are_none_are_refused_at_once(
 WRITTEN = ("options.json", "timing.json", "race.json", ".mp4", "answer.json", "report.html")
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+FULL = (errno.ENOSPC, "is full. Free some space and run the same command again")
+CLOSED = (errno.EACCES, "needs a folder that can be written, but .*: Permission denied. Check it")
+
+
 @pytest.mark.parametrize(
-    ("number", "said"),
-    [(errno.ENOSPC, "is full. Free some space and run the same command again"),
-     (errno.EACCES, "needs a folder that can be written, but .*: Permission denied. Check it")],
-)  # fmt: skip
+    ("name", "number", "said"), [*((name, *FULL) for name in WRITTEN), ("race.json", *CLOSED)]
+)
 def test_a_disk_that_takes_no_more_is_said_in_words_and_the_tuning_goes_on(
     tmp_path: Path, name: str, number: int, said: str
 ) -> None:

@@ -167,7 +167,7 @@ class PresetFile:
         )
         of = f" of {made.metric}" if made.metric else ""
         tied = f", {TIED}" if made.verdict == TIED else ""
-        whose = " of the best other" if self.is_cfg_alone else ""
+        whose = " of the winner of its race" if self.is_cfg_alone else ""
         return f"gain{whose} {made.gain:+.3g}{interval}{of}{tied}"
 
 
