@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import random
@@ -16,9 +17,13 @@ import tomllib
 from skipguide import SLG, STG
 from skipguide.families import preset_files, preset_folder, presets
 from skipguide.families.preset_files import PresetFile, Provenance, read_preset_file
+from skipguide.families.preset_schema import OF_TERMS
 from skipguide.families.presets import Preset
 from skipguide.families.toml_text import to_toml
+from skipguide.files import packaged
 from skipguide.method.terms import Schedule
+
+ROOT = Path(__file__).parents[2]
 
 ROW = Preset(
     model="tiny-mochi", pipelines=("MochiPipeline",), depth=4, width=16, layers=("blocks:2",),
@@ -332,3 +337,31 @@ def test_nothing_of_the_folder_is_applied_by_itself(
     written(folder, PresetFile(ROW), "night.toml")
     with pytest.raises(ValueError, match="none is known for a MochiPipeline of 4 blocks"):
         STG.preset(pipe)
+
+
+# --- the built-in models --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", packaged.NAMES)
+def test_the_presets_of_the_built_in_models_are_what_tune_found(model: str) -> None:
+    """The row is the best STG of the published tuning, and says its answer with its gain."""
+    folder = ROOT / "docs" / "tune" / f"run-{model}"
+    found = read_preset_file(folder / "tune.toml")
+    row = next(row for row in presets.load_presets() if row.name == model)
+    assert row.recommended
+    best = found.best_stg or found.row
+    assert [str(layer).removeprefix("blocks:") for layer in row.layers] == [
+        str(layer).removeprefix("blocks:") for layer in best.layers
+    ]
+    same = [name for name in OF_TERMS if name != "layers"]
+    assert {name: getattr(row, name) for name in same} == {
+        name: getattr(best, name) for name in same
+    }
+    assert f"docs/tune/run-{model}" in row.source
+    assert (folder / "report.html").is_file()
+    if found.is_cfg_alone:
+        assert row.note.startswith("Its answer is to use CFG alone: ")
+        told = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        gain = told["best_stg"]["gain"]
+        said = f"{gain['value']:+.2g} ({gain['low']:+.2g} to {gain['high']:+.2g})"
+        assert said in row.note
