@@ -1,0 +1,162 @@
+"""The figures of docs/why.md. One network is drawn, and all are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from skipguide.method.protocols import PlainData
+from skipguide.paper import plane, plots, why
+from skipguide.paper.plane import Network, Tree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Tensor = torch.Tensor
+EARLY, LATE = 1, 5  # the layers that are drawn: the pushes of these differ most
+WINDOW = {"xlim": (-2.15, 0.75), "ylim": (-1.5, 1.4)}
+SHOWN = {  # title of a panel: the name of its setting
+    "real points": "real",
+    "no guidance": "none",
+    "CFG, g = 2": "cfg-2",
+    "Autoguidance, s = 1": "auto-1",
+    f"STG, layer {EARLY}, s = 1": f"stg-{EARLY}-1",
+    f"STG, layer {LATE}, s = 1": f"stg-{LATE}-1",
+}
+FIELDS = {
+    "CFG": "cfg", "Autoguidance": "auto", f"STG, layer {EARLY}": f"stg-{EARLY}",
+    f"STG, layer {LATE}": f"stg-{LATE}",
+}  # fmt: skip
+FIELD_TIME = 0.1  # the noise level of the fields
+
+
+def write_figures(found: why.Found, nets: tuple[Network, Network], docs: Path) -> list[Path]:
+    """Draw everything into why/ of a folder; returns the files."""
+    figures = {
+        "samples": plot_samples(found, nets),
+        "fields": plot_fields(nets),
+        "scales": plot_scales(found),
+    }
+    paths = [docs / "why" / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        plots.save(figure, path)
+    return paths
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, without the state and windows of pyplot."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+def plot_samples(found: why.Found, nets: tuple[Network, Network], count: int = 1500) -> Figure:
+    """Plot one class under each way of guidance; strays are crosses."""
+    trees, draw = plane.world(), torch.Generator().manual_seed(5)
+    judge = why.Judge(trees, 0)
+    noise = [torch.randn(count, 2, generator=draw) for _ in trees]
+    figure = new_figure(12, 8.4)
+    for axes, (title, name) in zip(figure.subplots(2, 3).flat, SHOWN.items(), strict=True):
+        if name == "real":
+            x = trees[0].sample(count, draw)
+        else:
+            with torch.no_grad():
+                x = why.sample_classes(nets, noise, why.settings()[name])[0]
+        _plot_points(axes, judge, x)
+        strays, coverage = (found.value(name, one).value for one in ("strays", "coverage"))
+        axes.set_title(f"{title}\n{strays:.0%} off the tree, {coverage:.0%} covered", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def _plot_points(axes: Axes, judge: why.Judge, x: Tensor) -> None:
+    _plot_trees(axes, judge)
+    stray = judge.is_stray(0, x)
+    axes.scatter(*x[~stray].T, s=4, color="0.15", linewidths=0)
+    axes.scatter(*x[stray].T, s=14, color="tab:red", marker="x", linewidths=0.8)
+
+
+def _plot_trees(axes: Axes, judge: why.Judge) -> None:
+    """Draw real points of both classes, pale: the one that is asked for, and the other."""
+    for real, colour in zip(judge.real, ("#a9cbe8", "#f3d9b5"), strict=True):
+        axes.scatter(*real.T, s=7, color=colour, linewidths=0, zorder=0)
+    axes.set(aspect="equal", xticks=[], yticks=[], **WINDOW)
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+
+def plot_fields(nets: tuple[Network, Network]) -> Figure:
+    """Plot where each way pushes a point at one noise level, and whether that is uphill."""
+    trees = plane.world()
+    judge = why.Judge(trees, 0)
+    figure = new_figure(15, 4.4)
+    panels = figure.subplots(1, len(FIELDS), gridspec_kw={"wspace": 0.03})
+    grid = _grid(30)
+    with torch.no_grad():
+        _, pushes = why._pushes(nets, why.State(grid, FIELD_TIME, torch.zeros(len(grid)).long()))
+    images = []
+    for axes, (title, name) in zip(panels, FIELDS.items(), strict=True):
+        _plot_trees(axes, judge)
+        images.append(_plot_field(axes, trees[0], grid, -pushes[name]))
+        axes.set_title(title)
+    bar = figure.colorbar(images[0], ax=list(panels), shrink=0.75, pad=0.01, ticks=[-1, 0, 1])
+    bar.ax.set_yticklabels(["away from the tree", "along it", "to the tree"])
+    return figure
+
+
+def _grid(count: int) -> Tensor:
+    x, y = (torch.linspace(*WINDOW[side], count) for side in ("xlim", "ylim"))
+    return torch.cartesian_prod(x, y)
+
+
+def _plot_field(axes: Axes, tree: Tree, x: Tensor, push: Tensor) -> Any:
+    """Draw arrows near the tree, coloured by the cosine of push and exact score."""
+    score = tree.score(x, FIELD_TIME)
+    density = tree.log_density(x, FIELD_TIME)
+    near = density > density.max() - 5.5
+    cosine = torch.nn.functional.cosine_similarity(push, score)[near]
+    arrows = torch.nn.functional.normalize(push[near]) * push[near].norm(dim=1, keepdim=True) ** 0.5
+    return axes.quiver(
+        *x[near].T, *arrows.T, cosine, cmap="coolwarm_r", clim=(-1, 1), angles="xy", width=0.006,
+        scale=14,
+    )  # fmt: skip
+
+
+# --- along the scale ------------------------------------------------------------------------------
+
+PANELS = {
+    "strays": "share of samples off the tree",
+    "coverage": "share of the tree that is covered",
+    "other": "share of samples in the other class",
+}
+
+
+def plot_scales(found: why.Found) -> Figure:
+    """Plot three measures along the scale of each way of guidance."""
+    figure = new_figure(14, 4.6)
+    for axes, (measure, title) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
+        for layer in why.LAYERS:
+            shade = f"{0.8 - 0.8 * layer / (len(why.LAYERS) - 1):.2f}"
+            _plot_line(axes, found, measure, f"stg-{layer}", why.STG, dict(color=shade))
+        _plot_line(axes, found, measure, "auto", why.AUTO, dict(color="tab:green", lw=2.5))
+        _plot_line(axes, found, measure, "cfg", why.CFG, dict(color="tab:orange", lw=2.5))
+        axes.axhline(found.value("real", measure).value, color="tab:blue", ls=":", zorder=0)
+        axes.set(title=title, xlabel="scale: s, or g - 1 of CFG", xlim=(0, 3.2))
+    return figure
+
+
+def _plot_line(
+    axes: Axes, found: why.Found, measure: str, way: str, scales: Sequence[float], style: PlainData
+) -> None:
+    values = [found.value(name, measure) for name in ("none", *(f"{way}-{s:g}" for s in scales))]
+    places = [0.0, *(s - 1 if way == "cfg" else s for s in scales)]
+    axes.plot(places, [one.value for one in values], marker="o", ms=3, **style)
+    axes.annotate(way, (places[-1], values[-1].value), fontsize=8, color=style["color"])
