@@ -184,8 +184,8 @@ def tune(
 @paper.command()
 def why(
     networks: Annotated[int, typer.Option(min=1, help="How many, by seed.")] = 6,
-    steps: Annotated[int, typer.Option(min=10, help="Of each training.")] = 2400,
-    samples: Annotated[int, typer.Option(min=64, help="Of each class and setting.")] = 768,
+    steps: Annotated[int, typer.Option(min=10, help="Of each training.")] = 2000,
+    samples: Annotated[int, typer.Option(min=64, help="Of each class and setting.")] = 512,
     docs: Annotated[
         Path,
         typer.Option(

@@ -86,27 +86,28 @@ class Tree:
 
 def grow(lean: float) -> Tree:
     """Grow a tree from (0, -1.3) whose trunk leans by an angle from upright."""
-    found, tips = [], [(torch.tensor([0.0, -1.3]), lean)]
+    pieces, tips = [], [(torch.tensor([0.0, -1.3]), lean)]
     for level in range(FORKS + 1):
         length, width = 0.95 * 0.68**level, 0.05 * 0.75**level
-        for number, (foot, angle) in enumerate(tips):
-            way = torch.tensor([math.sin(angle), math.cos(angle)])
-            axes = torch.stack([way, way.flip(0) * torch.tensor([1.0, -1.0])])
-            for piece in range(PIECES):
-                mean = foot + way * length * (piece + 0.5) / PIECES
-                std = torch.tensor([0.5 * length / PIECES, width])
-                found.append((mean, axes, std, length * width, 2**level + number - 1))
-        tips = [
-            (foot + torch.tensor([math.sin(a), math.cos(a)]) * length, a + turn)
-            for foot, a in tips
-            for turn in (-0.42, 0.42)
-        ]
-    mean, axes, std, weight, branch = zip(*found, strict=True)
-    weights = torch.tensor(weight)
-    return Tree(
-        torch.stack(mean), torch.stack(axes), torch.stack(std), weights / weights.sum(),
-        torch.tensor(branch),
-    )  # fmt: skip
+        for foot, angle in tips:
+            pieces += _branch(foot, _way(angle), length, width)
+        tips = [(foot + _way(a) * length, a + turn) for foot, a in tips for turn in (-0.42, 0.42)]
+    mean, axes, std, weight = (torch.stack(column) for column in zip(*pieces, strict=True))
+    branch = torch.arange(len(mean)) // PIECES
+    return Tree(mean, axes, std, weight / weight.sum(), branch)
+
+
+def _branch(foot: Tensor, way: Tensor, length: float, width: float) -> list[tuple[Tensor, ...]]:
+    """Return mean, axes, deviation and weight of the Gaussians along a branch."""
+    axes = torch.stack([way, way.flip(0) * torch.tensor([1.0, -1.0])])
+    std = torch.tensor([0.5 * length / PIECES, width])
+    means = [foot + way * length * (piece + 0.5) / PIECES for piece in range(PIECES)]
+    return [(mean, axes, std, torch.tensor(length * width)) for mean in means]
+
+
+def _way(angle: float) -> Tensor:
+    """Return the unit vector `(2,)` at an angle from upright."""
+    return torch.tensor([math.sin(angle), math.cos(angle)])
 
 
 def world() -> tuple[Tree, Tree]:

@@ -22,15 +22,11 @@ from skipguide.stats.estimate import Estimate
 
 Tensor = torch.Tensor
 LAYERS = range(8)
-CFG, AUTO, STG, NORMAL = (
-    (1.25, 1.5, 2.0, 3.0),
-    (0.5, 1.0, 2.0, 3.0),
-    (0.25, 0.5, 1.0, 2.0),
-    (1.0, 2.0, 4.0),
-)
+CFG, AUTO = (1.25, 1.5, 2.0, 3.0), (0.25, 0.5, 1.0, 2.0, 3.0)
+STG, NORMAL = (0.25, 0.5, 1.0, 2.0), (1.0, 2.0, 4.0)  # plain, and with normalize=True
 BOTH = (1.5, 0.5)  # g and s where STG is beside CFG
 MEASURES = ("log_density", "strays", "other", "coverage", "thickness", "energy")
-STATES = ("error", "length", "against", "best", "uphill", "felt")
+STATES = ("error", "guided", "length", "against", "best", "uphill", "felt", "alike")
 BANDS = {"early": (0.6, 0.95), "middle": (0.2, 0.6), "late": (0.02, 0.2)}  # of t, in sampling order
 NOISE = 0.01  # the noise level at which samples are judged
 
@@ -46,8 +42,8 @@ class Plan:
     """
 
     networks: int = 6
-    steps: int = 2400
-    samples: int = 768
+    steps: int = 2000
+    samples: int = 512
 
 
 def settings() -> dict[str, Setting]:
@@ -151,11 +147,13 @@ def measure_states(
     With e = c - v, the exact error of c, and d the push (c - u, c - p):
 
         error     |e| / |v|
+        guided    |e + d| / |v|, the error of the guided prediction for s = 1
         length    |d| / |c|
         against   -<e, d> / |e||d|: 1 if the push undoes the error, -1 if it adds to it
         best      -<e, d> / <d, d>: the scale at which c + s d is nearest to v
         uphill    the mean cosine of the way the push moves a point, -d, and the exact score
         felt      the same with the score that the network itself has, which any model can tell
+        alike     the mean cosine of d and the d of Autoguidance
     """
     sums: dict[str, list[float]] = {}
     for state in states:
@@ -164,7 +162,8 @@ def measure_states(
         e = c - v
         for name, d in pushes.items():
             parts = [e.square().sum(), v.square().sum(), d.square().sum(), c.square().sum()]
-            cosines = [_cosine(-d, score), _cosine(-d, -(state.x + (1 - state.t) * c))]
+            ways = (score, -(state.x + (1 - state.t) * c), -pushes["auto"])
+            cosines = [_cosine(-d, way) for way in ways]
             row = [*parts, (e * d).sum(), *cosines, torch.tensor(1.0)]
             old = sums.get(name, [0.0] * len(row))
             sums[name] = [a + float(b) for a, b in zip(old, row, strict=True)]
@@ -191,11 +190,11 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _ratios(row: Sequence[float]) -> list[float]:
-    e, v, d, c, product, uphill, felt, count = row
-    return [
-        (e / v) ** 0.5, (d / c) ** 0.5, -product / max((e * d) ** 0.5, 1e-12),
-        -product / max(d, 1e-12), uphill / count, felt / count,
-    ]  # fmt: skip
+    e, v, d, c, product, *cosines, count = row
+    guided = ((e + 2 * product + d) / v) ** 0.5
+    against, best = -product / max((e * d) ** 0.5, 1e-12), -product / max(d, 1e-12)
+    means = [cosine / count for cosine in cosines]
+    return [(e / v) ** 0.5, guided, (d / c) ** 0.5, against, best, *means]
 
 
 def _own_states(nets: tuple[Network, Network], noise: Tensor, label: Tensor) -> list[State]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Tensor = torch.Tensor
-EARLY, LATE = 1, 5  # the layers that are drawn: the pushes of these differ most
+EARLY, LATE = 0, 7  # the layers that are drawn: the first and the last
 WINDOW = {"xlim": (-2.15, 0.75), "ylim": (-1.5, 1.4)}
 SHOWN = {  # title of a panel: the name of its setting
     "real points": "real",
@@ -62,7 +61,7 @@ def plot_samples(found: why.Found, nets: tuple[Network, Network], count: int = 1
     trees, draw = plane.world(), torch.Generator().manual_seed(5)
     judge = why.Judge(trees, 0)
     noise = [torch.randn(count, 2, generator=draw) for _ in trees]
-    figure = new_figure(12, 8.4)
+    figure = new_figure(12.5, 9.2)
     for axes, (title, name) in zip(figure.subplots(2, 3).flat, SHOWN.items(), strict=True):
         if name == "real":
             x = trees[0].sample(count, draw)
@@ -133,30 +132,41 @@ def _plot_field(axes: Axes, tree: Tree, x: Tensor, push: Tensor) -> Any:
 # --- along the scale ------------------------------------------------------------------------------
 
 PANELS = {
-    "strays": "share of samples off the tree",
-    "coverage": "share of the tree that is covered",
-    "other": "share of samples in the other class",
+    "strays": "samples off the tree (lower is better)",
+    "coverage": "tree covered (higher is better)",
+    "other": "samples in the other class",
 }
 
 
 def plot_scales(found: why.Found) -> Figure:
-    """Plot three measures along the scale of each way of guidance."""
-    figure = new_figure(14, 4.6)
-    for axes, (measure, title) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
+    """Plot three measures along the scale of each way of guidance, layers from pale to black."""
+    figure = new_figure(15, 4.6)
+    panels = figure.subplots(1, 3)
+    for axes, (measure, title) in zip(panels, PANELS.items(), strict=True):
+        axes.axhline(100 * found.value("real", measure).value, color="tab:blue", ls=":", zorder=0)
+        axes.text(2.25, 100 * found.value("real", measure).value, "real points", color="tab:blue",
+                  va="bottom", fontsize=9)  # fmt: skip
+        _plot_line(axes, found, measure, "cfg", dict(color="tab:orange", lw=3, label="CFG"))
+        _plot_line(
+            axes,
+            found,
+            measure,
+            "auto",
+            dict(color="tab:green", lw=3, ls="--", label="Autoguidance"),
+        )
         for layer in why.LAYERS:
             shade = f"{0.8 - 0.8 * layer / (len(why.LAYERS) - 1):.2f}"
-            _plot_line(axes, found, measure, f"stg-{layer}", why.STG, dict(color=shade))
-        _plot_line(axes, found, measure, "auto", why.AUTO, dict(color="tab:green", lw=2.5))
-        _plot_line(axes, found, measure, "cfg", why.CFG, dict(color="tab:orange", lw=2.5))
-        axes.axhline(found.value("real", measure).value, color="tab:blue", ls=":", zorder=0)
-        axes.set(title=title, xlabel="scale: s, or g - 1 of CFG", xlim=(0, 3.2))
+            style = dict(color=shade, lw=1.5, label=f"STG, layer {layer}")
+            _plot_line(axes, found, measure, f"stg-{layer}", style)
+        axes.set(title=title, xlabel="scale: s, or g - 1 of CFG", xlim=(0, 3.1))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     return figure
 
 
-def _plot_line(
-    axes: Axes, found: why.Found, measure: str, way: str, scales: Sequence[float], style: PlainData
-) -> None:
+def _plot_line(axes: Axes, found: why.Found, measure: str, way: str, style: PlainData) -> None:
+    kind = way.partition("-")[0]
+    scales = {"cfg": why.CFG, "auto": why.AUTO, "stg": why.STG}[kind]
     values = [found.value(name, measure) for name in ("none", *(f"{way}-{s:g}" for s in scales))]
-    places = [0.0, *(s - 1 if way == "cfg" else s for s in scales)]
-    axes.plot(places, [one.value for one in values], marker="o", ms=3, **style)
-    axes.annotate(way, (places[-1], values[-1].value), fontsize=8, color=style["color"])
+    places = [0.0, *(s - 1 if kind == "cfg" else s for s in scales)]
+    axes.plot(places, [100 * one.value for one in values], marker="o", ms=3, **style)

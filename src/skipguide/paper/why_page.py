@@ -1,10 +1,10 @@
 """docs/why.md: a template whose every number is a field, filled from docs/why/numbers.json.
 
     [[value SETTING MEASURE]]            30.9 % (28.0 to 33.8), over networks
-    [[gain SETTING BASE MEASURE]]        -5.2 % (-7.0 to -3.4), on the same networks and noise
+    [[gain SETTING BASE MEASURE]]        -5.2 (-7.0 to -3.4) points, on the same networks and noise
     [[state PLACE PUSH NAME]]            one of why.STATES, such as [[state own-late stg-1 uphill]]
     [[predicts PLACE NAME SETTING MEASURE]]  correlation over the layers
-    [[table NAME]]                       methods, layers, beside
+    [[table NAME]]                       methods, layers, beside, scales
     [[plan NAME]]                        networks, steps, samples
 
 The sentences around the fields are written by hand, in why.md beside this file."""
@@ -32,6 +32,7 @@ TITLES = {
     "log_density": "log-density ↑", "strays": "off the tree, % ↓", "other": "other class, %",
     "coverage": "covered, % ↑", "thickness": "thickness", "energy": "energy distance ↓",
 }  # fmt: skip
+CHANGES = ("strays", "coverage", "other", "thickness", "energy")
 METHODS = {
     "real": "real points", "exact": "exact velocity", "none": "no guidance",
     **{f"cfg-{g:g}": f"CFG, g = {g:g}" for g in why.CFG},
@@ -104,20 +105,23 @@ def fill(plan: Plan, found: Found) -> str:
         if verb in ("value", "gain"):
             return show(getattr(found, verb)(*rest), rest[-1], signed=verb == "gain")
         if verb in ("state", "predicts"):
-            return show(getattr(found, verb)(*rest), rest[-1] if verb == "state" else "", True)
+            signed = verb == "predicts" or rest[-1] not in ("error", "guided", "length")
+            return show(getattr(found, verb)(*rest), "", signed)
         raise ValueError(f"why.md has a field of an unknown kind: {match.group(0)}")
 
     return FIELD.sub(replace, template)
 
 
 def show(found: Estimate, measure: str, signed: bool = False, unit: bool = True) -> str:
-    """Format an estimate; shares in percent."""
+    """Format an estimate; shares in percent, and their differences in points."""
     if measure not in SHARES:
         return format_estimate(found, DIGITS.get(measure, 2), signed)
     low, high = (None if one is None else 100 * one for one in (found.low, found.high))
     text = format_estimate(Estimate(100 * found.value, low, high, found.count), 1, signed)
+    if not unit:
+        return text
     value, _, interval = text.partition(" ")
-    return " ".join(filter(None, [value, "%" if unit else "", interval]))
+    return f"{text} points" if signed else f"{value} % {interval}".rstrip()
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -132,30 +136,28 @@ def _methods_table(found: Found) -> list[str]:
 
 
 def _layers_table(found: Found) -> list[str]:
-    """Each layer at s = 1 less no guidance, beside what its push does."""
-    measures = ("strays", "coverage", "other", "thickness")
+    """Each push at its scale less no guidance, beside what it does on the network's own way."""
+    ways = {"auto": ("auto-1", "Autoguidance, s = 1"), "cfg": ("cfg-2", "CFG, g = 2")}
+    ways |= {f"stg-{one}": (f"stg-{one}-1", f"STG, layer {one}, s = 1") for one in why.LAYERS}
     rows = []
-    for name, title in {"auto": "Autoguidance", "cfg": "CFG"}.items() | {
-        f"stg-{layer}": f"layer {layer}" for layer in why.LAYERS
-    }.items():
-        setting = "cfg-2" if name == "cfg" else f"{name}-1"
-        changes = [found.gain(setting, "none", one) for one in measures]
-        states = [found.state("own-late", name, one) for one in ("uphill", "against", "best")]
-        rows.append([title, *map(_mark, changes, measures), *map(_mark, states, ["best"] * 3)])
-    heading = ["", *(TITLES[one] for one in measures), "uphill", "against the error", "best s"]
-    return markdown_table(heading, sorted(rows))
+    for push, (setting, title) in ways.items():
+        changes = [found.gain(setting, "none", one) for one in CHANGES]
+        states = [found.state("own-late", push, one) for one in ("uphill", "felt", "against")]
+        marked = [_mark(one, name) for one, name in zip(changes, CHANGES, strict=True)]
+        rows.append([title, *marked, *(_mark(one, "") for one in states)])
+    heading = ["less no guidance", *(TITLES[one] for one in CHANGES)]
+    return markdown_table([*heading, "uphill", "felt", "against the error"], rows)
 
 
 def _beside_table(found: Found) -> list[str]:
     """Each weak model beside CFG, less that CFG alone."""
     g, s = why.BOTH
-    measures = ("strays", "coverage", "other", "energy")
     rows = []
     for name in ("auto", *map(str, why.LAYERS)):
         title = f"Autoguidance, s = {s:g}" if name == "auto" else f"STG, layer {name}, s = {s:g}"
-        changes = [found.gain(f"both-{name}", f"cfg-{g:g}", one) for one in measures]
-        rows.append([title, *map(_mark, changes, measures)])
-    return markdown_table([f"beside CFG, g = {g:g}", *(TITLES[one] for one in measures)], rows)
+        changes = [found.gain(f"both-{name}", f"cfg-{g:g}", one) for one in CHANGES]
+        rows.append([title, *map(_mark, changes, CHANGES)])
+    return markdown_table([f"less CFG alone, g = {g:g}", *(TITLES[one] for one in CHANGES)], rows)
 
 
 def _mark(found: Estimate, measure: str) -> str:
@@ -164,4 +166,23 @@ def _mark(found: Estimate, measure: str) -> str:
     return f"**{text}**" if found.sign else text
 
 
-TABLES = {"methods": _methods_table, "layers": _layers_table, "beside": _beside_table}
+def _scales_table(found: Found) -> list[str]:
+    """Strays and coverage of each layer along the scale, plain and normalized."""
+    names = [f"stg-{{}}-{s:g}" for s in why.STG] + [f"norm-{{}}-{s:g}" for s in why.NORMAL]
+    heads = [f"s = {s:g}" for s in why.STG] + [f"normalized, s = {s:g}" for s in why.NORMAL]
+    rows = []
+    for layer in why.LAYERS:
+        pairs = [
+            [found.value(name.format(layer), one).value for one in ("strays", "coverage")]
+            for name in names
+        ]
+        rows.append([f"layer {layer}", *(f"{100 * a:.0f} / {100 * b:.0f}" for a, b in pairs)])
+    return markdown_table(["off the tree / covered, %", *heads], rows)
+
+
+TABLES = {
+    "scales": _scales_table,
+    "methods": _methods_table,
+    "layers": _layers_table,
+    "beside": _beside_table,
+}
