@@ -87,6 +87,30 @@ def test_the_page_has_the_numbers_that_are_published(tmp_path: Path) -> None:
     assert (tmp_path / "why.md").read_text() == (DOCS / "why.md").read_text()
 
 
+def test_what_the_page_says_is_what_was_found(found: Found) -> None:
+    def sign(setting: str, measure: str, base: str = "none") -> int:
+        return found.gain(setting, base, measure).sign
+
+    for helps in ("auto-0.5", "stg-0-0.5"):
+        assert (sign(helps, "strays"), sign(helps, "coverage")) == (-1, -1)
+    assert [sign(f"stg-{layer}-0.5", "strays") for layer in (1, 2)] == [-1, -1]
+    others = [(layer, s) for layer in range(3, 8) for s in why.STG]
+    assert all(sign(f"stg-{layer}-{s:g}", "strays") >= 0 for layer, s in others)
+    assert all(sign(f"cfg-{g:g}", "strays") >= 0 for g in why.CFG)
+    assert sign("cfg-1.5", "strays") == 1
+    assert all(sign(name, "energy") >= 0 for name in why.settings())
+    assert sign("both-7", "coverage", "cfg-1.5") == 1
+    assert sign("both-7", "energy", "cfg-1.5") == -1
+    for push in ("auto", "stg-0"):
+        assert found.state("own-late", push, "guided").value > 0.5
+        assert found.state("own-late", push, "error").value < 0.45
+    firsts = [
+        min(why.LAYERS, key=lambda k, one=one: one["samples"][f"stg-{k}-0.5"]["strays"])
+        for one in found.networks
+    ]
+    assert firsts.count(0) == 5
+
+
 def test_the_page_names_figures_that_are_there() -> None:
     names = re.findall(r"\]\((why/[\w.]+)\)", (DOCS / "why.md").read_text())
     assert names

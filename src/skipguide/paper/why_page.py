@@ -137,8 +137,8 @@ def _methods_table(found: Found) -> list[str]:
 
 def _layers_table(found: Found) -> list[str]:
     """Each push at its scale less no guidance, beside what it does on the network's own way."""
-    ways = {"auto": ("auto-1", "Autoguidance, s = 1"), "cfg": ("cfg-2", "CFG, g = 2")}
-    ways |= {f"stg-{one}": (f"stg-{one}-1", f"STG, layer {one}, s = 1") for one in why.LAYERS}
+    ways = {"auto": ("auto-0.5", "Autoguidance, s = 0.5"), "cfg": ("cfg-1.5", "CFG, g = 1.5")}
+    ways |= {f"stg-{one}": (f"stg-{one}-0.5", f"STG, layer {one}, s = 0.5") for one in why.LAYERS}
     rows = []
     for push, (setting, title) in ways.items():
         changes = [found.gain(setting, "none", one) for one in CHANGES]
