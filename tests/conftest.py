@@ -3,6 +3,7 @@ encoder for the tests that need no other family (tests/support/tiny has all of t
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +21,12 @@ torch.set_num_threads(1)
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_matrix(items)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made lives to the end: no collection has to walk it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -745,9 +745,10 @@ LATE = [  # refused by the model
 ]
 
 
-@pytest.fixture
-def full(here: Path) -> Path:
-    """The working directory with files that are in the way, or are not what they should be."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files that are in the way, or are not what they should be."""
+    here = tmp_path_factory.mktemp("full")
     (here / "old.mp4").write_text("mine")
     (here / "side.mp4.json").write_text("mine")
     (here / "folder.mp4").mkdir()
@@ -767,6 +768,12 @@ def full(here: Path) -> Path:
     record = {"format": 1, "settings": {"prompt": "p"}}
     video.write(here / "good.mp4", np.zeros((1, 32, 32, 3), np.uint8), 10, record)
     return here
+
+
+@pytest.fixture
+def full(here: Path, written: Path) -> Path:
+    """The working directory with such files."""
+    return Path(shutil.copytree(written, here, dirs_exist_ok=True))
 
 
 def refused(full: Path, typed: str, message: str) -> None:

@@ -10,7 +10,11 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from skipguide.cli import app
+from skipguide.cli import app, layers_map
+from skipguide.cli.layers_map import MapCommand
+from skipguide.generate.settings import GenerationSettings
+from skipguide.runs.prompt_rows import Prompt
+from skipguide.tuning.scan.record import ScanOptions
 from support.tiny.base import config, matter
 from support.tiny_mochi import tiny_mochi
 
@@ -47,6 +51,32 @@ def test_the_map_of_a_model_in_a_folder(tiny_mochi_dir: Path, tmp_path: Path) ->
         "blocks:0 residual", "blocks:0 attention",
     ]  # fmt: skip
     assert found["prompts"] == 2
+
+
+def videos_of(folder: Path, rows: str) -> tuple[MapCommand, list[GenerationSettings]]:
+    """The command of a map with a file of prompts, and its videos."""
+    prompts = folder / "prompts.csv"
+    prompts.write_text(rows)
+    command = MapCommand("lab-mochi", {}, {"seed": 7}, ScanOptions(), 4, None, False, True)
+    return command, [settings for settings, _ in command._videos(None, prompts, None)]
+
+
+def test_rows_have_negative_prompts_and_seeds_of_their_own(tmp_path: Path) -> None:
+    rows = "prompt,negative_prompt,seed\na star,blurry,3\na square,,\n"
+    rows += "a circle,dark,5\na circle,dark,6\n"
+    command, videos = videos_of(tmp_path, rows)
+    assert [(one.prompt, one.negative_prompt, one.seed) for one in videos] == [
+        ("a star", "blurry", 3), ("a square", None, 8), ("a circle", "dark", 5),
+        ("a circle", "dark", 6),
+    ]  # fmt: skip
+    assert not any("several seeds" in note for note in command.notes)
+    (note,) = layers_map._check_rows([Prompt("a star", seeds=(3, 4))])
+    assert note == "the scan looks at one video of each prompt: of several seeds at the first"
+
+
+def test_rows_with_other_settings_of_their_own_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"of a map have the same .* has steps of"):
+        videos_of(tmp_path, "prompt,steps\na star,3\n")
 
 
 def deep_mochi(folder: Path) -> Path:

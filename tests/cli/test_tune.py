@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from typer.testing import CliRunner
 
 import skipguide
 from skipguide.cli import app, tune_inputs
+from skipguide.cli.tune_report import map_lines
+from skipguide.families.preset_files import read_preset_file
+from skipguide.files import video
 from skipguide.models import loading
 from skipguide.tuning.events import Planned
 from skipguide.tuning.objective.objective import ObjectiveSpec
+from support import tuned
 
 SIZE = ["--height", "32", "--width", "32", "--num-frames", "7", "--steps", "4"]
 SMALL = [*SIZE, "--max-sequence-length", "16", "--device", "cpu", "--guidance-scale", "4.5"]
@@ -64,12 +70,14 @@ def test_from_the_command_to_a_video_with_its_preset(tmp_path: Path, tiny_mochi_
     # A second time there is nothing to make, and the answer is the same.
     again = tune(*asked)
     assert json.loads(again.stdout)["answer"] == told["answer"]
-    made = CliRunner().invoke(
-        app,
-        ["generate", "a red star", "--model", str(tiny_mochi_dir), *SMALL[:-2], "--preset",
-         str(out / "tune.toml"), "--out", str(tmp_path / "a.mp4"), "--json"],
-    )  # fmt: skip
+    file = read_preset_file(out / "tune.toml")
+    assert shlex.split(file.provenance.command) == ["skipguide", "tune", *map(str, asked)]
+    # The line that it says to type makes a video of the size that was measured.
+    _, *line = shlex.split(told["command"])
+    made = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "a.mp4"), "--json"])
     assert made.exit_code == 0, made.output
+    frames, _ = video.read(tmp_path / "a.mp4")
+    assert frames.shape[:3] == (7, 32, 32)
 
 
 def test_python_yields_what_happens_and_returns_the_result(
@@ -91,6 +99,8 @@ def test_python_yields_what_happens_and_returns_the_result(
     assert tuning.result.answer is not None
     assert tuning.result.answer.metric.endswith("brightness")
     assert (tmp_path / "run" / "report.html").is_file()
+    assert tuning.result.preset is not None
+    assert "command" not in tuning.result.preset.read_text()
     with skipguide.guide(pipe, skipguide.STG([0])):  # the pipeline is free again
         pass
 
@@ -158,3 +168,63 @@ def test_metrics_have_weights() -> None:
     found = tune_inputs.parse_metrics(["motion=2,sharpness", "mine.py:score=-0.5"])
     assert found == (("motion", 2.0), ("sharpness", 1.0), ("mine.py:score", -0.5))
     assert ObjectiveSpec(metrics=found).measures
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [("36x32x7", "setting 'scan' .* must be multiples of 8"), ("33x32x7", "width must be an even")],
+)
+def test_a_size_that_the_scan_cannot_have_is_refused_by_the_plan(
+    tmp_path: Path, tiny_mochi_dir: Path, size: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are read; the oracle is the pipeline's own check."""
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(loading, "load", never)
+    found = tune(
+        "--model", tiny_mochi_dir, "--prompts", prompts_in(tmp_path), *SMALL, "--passes", 900,
+        "--scan-size", size, "--out", tmp_path / "run", "--dry-run",
+    )  # fmt: skip
+    assert found.exit_code == 2, repr(found.exception)
+    assert re.search(message, " ".join(found.stderr.split()))
+
+
+def test_a_broken_picture_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load", None)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64)).save(pictures / f"{number}.png")
+    whole = (pictures / "2.png").read_bytes()
+    (pictures / "2.png").write_bytes(whole[: len(whole) // 2])
+    (pictures / "3.png").write_bytes(b"")
+    found = tune("--model", "lab-svd", "--images", pictures, "--out", tmp_path / "run")
+    assert found.exit_code == 2, repr(found.exception)
+    said = " ".join(found.stderr.split())
+    assert "2.png cannot be read as one" in said
+    assert "1 more cannot be read either. Mend them" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_scale_that_all_is_compared_with_is_above_one_where_another_is(
+    tmp_path: Path, tiny_mochi_dir: Path
+) -> None:
+    found = tune(
+        "--model", tiny_mochi_dir, "--prompts", prompts_in(tmp_path), *SMALL[:-2],
+        "--guidance-scale", 1, "--guidance-scale", 4, "--out", tmp_path / "run", "--dry-run",
+    )  # fmt: skip
+    assert found.exit_code == 2
+    assert "but got 1, 4. Give 4 first, and 1 after it." in " ".join(found.stderr.split())
+
+
+def test_the_printed_map_says_what_the_shortlist_took_and_why_not_others() -> None:
+    found = tuned.layer_map()
+    lines = map_lines(found)
+    assert "one alone of those that push the same way" in lines[0]
+    marked = {text.rpartition("; ")[2] for text in lines[1:9] if "; " in text.partition("weak")[2]}
+    assert marked == {"in the shortlist", *found.passed_over().values()}
+    assert any("pushes like" in mark for mark in marked)

@@ -46,13 +46,18 @@ def refused(*args: object) -> str:
         "paper run --folder /proc/x",
         "generate x --out /proc/x.mp4",
         "compare x --out-dir /proc/x",
+        "tune --prompts PROMPTS --out /proc/nope",
+        "tune --prompts PROMPTS --out /proc/nope --dry-run",
+        "layers lab-mochi --map --out /proc/nope",
     ],
 )
 def test_a_place_that_takes_no_files_is_said(line: str, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     if "OTHER" in line:
         painted(other, seeds=[0], prompts=["b"])
-    places = {"RUN": run, "NEW": tmp_path / "new", "OTHER": other}
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a\nb\nc\n")
+    places = {"RUN": run, "NEW": tmp_path / "new", "OTHER": other, "PROMPTS": prompts}
     said = refused(*(places.get(word, word) for word in line.split()))
     assert "Errno" not in said
     assert "/proc is not one" in said

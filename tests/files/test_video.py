@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import io
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -105,6 +110,60 @@ def test_stream_is_what_browsers_play(tmp_path: Path, clip: Frames) -> None:
 
 
 # --- the record -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def memory_that_holds(byte: int) -> Iterator[None]:
+    """Have glibc fill whatever it gives out, in place of what happened to lie there."""
+    m_perturb, libc = -6, ctypes.CDLL(None)  # of malloc.h
+    assert libc.mallopt(m_perturb, byte) == 1
+    try:
+        yield
+    finally:
+        libc.mallopt(m_perturb, 0)
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def noisy(count: int, height: int, width: int) -> Frames:
+    """Moving waves with noise: every block costs bits, and B-frames pay."""
+    y, x, t = np.ogrid[:height, :width, :count]
+    waves = 128 + 60 * np.sin((x + 3 * t) / 9) + 40 * np.cos((y - 2 * t) / 7)
+    noise = np.random.default_rng(0).normal(0, 12, waves.shape)
+    grey = (waves + noise).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey.transpose(2, 0, 1)[..., None], 3, axis=3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+@pytest.mark.parametrize("shape", [(9, 66, 50), (9, 64, 64), (9, 40, 72)])
+def test_equal_frames_give_equal_bytes(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Whatever lies in memory: where there is AVX-512, x264 with its defaults reads what it was not
+    given, and three files differ. On other processors it never did."""
+    written = set()
+    for byte in (1, 85, 170):
+        with memory_that_holds(byte):
+            video.write(tmp_path / "a.mp4", noisy(*shape), 12, RECORD)
+        written.add((tmp_path / "a.mp4").read_bytes())
+    assert len(written) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux sets the cores of a process")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_bytes_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
+    """A picture of this height was coded in as many slices as there are cores."""
+    frames = noisy(3, 256, 64)
+    video.write(tmp_path / "all.mp4", frames, 12, RECORD)
+    with on_one_core():
+        video.write(tmp_path / "one.mp4", frames, 12, RECORD)
+    assert (tmp_path / "all.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
 
 
 def test_record_is_in_the_file_and_beside_it(tmp_path: Path, clip: Frames) -> None:

@@ -122,9 +122,9 @@ def test_generated_clips_show_what_the_prompt_says(
     monkeypatch.setattr(
         score_text, "STEPS", 14
     )  # half of the card's read no worse (docs/decisions/049)
-    scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)
+    scenes = world.sample_scenes(12, seed=33, split="all", second_share=0.0)
     frames = score_text.generate(lab, world.captions(scenes, seed=33), 4.5, seed=1)
-    assert frames.shape == (24, 3, 19, 64, 64)
+    assert frames.shape == (12, 3, 19, 64, 64)
     with torch.no_grad():
         logits, _ = judge.load_judge()(frames)
     card = next(
@@ -134,7 +134,7 @@ def test_generated_clips_show_what_the_prompt_says(
         right = (logits[name].argmax(1) == getattr(scenes, name)).float().mean().item()
         assert right > max(card[name] - 0.25, 0.5), (
             name
-        )  # chance is 1/6 or 1/8; 24 clips deviate by 0.1 or so
+        )  # chance is 1/6 or 1/8; 12 clips deviate by 0.13 or so
 
 
 def test_preset_and_guidance_on_the_lab_model(lab: Any) -> None:

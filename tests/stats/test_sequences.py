@@ -177,10 +177,10 @@ def test_a_share_that_always_differs_is_told_apart_in_time() -> None:
     assert signs[-1] == 1
 
 
-def test_means_of_two_seeds_are_shares_too() -> None:
-    assert sequences.are_shares(np.array([0.0, 0.5, 1.0]), np.array([0.5, 0.5, 0.5]))
-    assert not sequences.are_shares(np.array([0.137, 0.5]))
-    assert not sequences.are_shares(np.array([-1.0, 1.0]))
+def test_means_of_two_seeds_are_coarse_shares_too() -> None:
+    assert sequences.are_coarse_shares(np.array([0.0, 0.5, 1.0]), np.array([0.5, 0.5, 0.5]))
+    assert not sequences.are_coarse_shares(np.array([0.137, 0.5]))
+    assert not sequences.are_coarse_shares(np.array([-1.0, 1.0]))
 
 
 def test_wrong_arguments_are_refused() -> None:

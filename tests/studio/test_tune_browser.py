@@ -197,6 +197,31 @@ def test_the_tables_of_report_html_are_whole_on_a_phone(browse: Any, done: Serve
     assert "Difference to CFG alone" in head
 
 
+def test_long_words_in_report_html_wrap_and_maps_scroll_in_their_box(
+    tmp_path: Path, browse: Any
+) -> None:
+    """Names of metrics and layers that have no place to break, and a map of 48 layers."""
+    folder = tuned.tuned(tmp_path / "run", "answer", depth=48)
+    long = "single_transformer_blocks_of_the_model:4-residual-beside-cfg-4.5"
+    for name in ("answer", "race"):
+        path = folder / "tune" / f"{name}.json"
+        path.write_text(path.read_text().replace("blocks:4 residual, cfg 4.5", long))
+    answer = json.loads((folder / "tune" / "answer.json").read_text())
+    answer["metric"] = "2x" + "skipguide.lab.prompt_metric:probability" * 2
+    (folder / "tune" / "answer.json").write_text(json.dumps(answer))
+    page = browse(viewport={"width": 390, "height": 844})
+    page.goto(tuning_report.write_report(folder).as_uri())
+    boxes = page.locator(".scrolled:has(> .told, > .race)")
+    assert boxes.evaluate_all("all => all.map((box) => box.scrollWidth - box.clientWidth)") == [
+        0, 0, 0,
+    ]  # fmt: skip
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    heat = page.locator(".scrolled:has(> .heat)").first
+    assert heat.evaluate("(box) => { box.scrollLeft = 99; return box.scrollLeft; }") == 99
+    head = heat.locator("tbody th").first.bounding_box()
+    assert head["x"] == heat.bounding_box()["x"]  # the name of the row stays
+
+
 def test_a_report_has_it_too_without_a_server(done: Served, tmp_path: Path, page: Any) -> None:
     with Run.open(done.folder) as run:
         told = report.write_report(run, tmp_path / "report")

@@ -71,6 +71,22 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_shown(voting: Path) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "votes", [[1], "x", {"names": "x"}, {"names": ["no such"], "baseline": "cfg", "prompts": [1]}]
+)
+def test_votes_that_are_damaged_are_told_and_wait_for_nobody(voting: Path, votes: object) -> None:
+    content = {**tuned.race("votes"), "votes": votes}
+    (voting / "tune" / "race.json").write_text(json.dumps(content), encoding="utf-8")
+    with Run.open(voting) as run:
+        told = shown.read(run)
+        assert shown.compared_settings(run) is None
+    assert told is not None
+    assert told["votes"] is None
+    (problem,) = told["problems"]
+    assert problem.startswith("The votes of the race cannot be counted: ")
+    assert problem.endswith("which writes tune/race.json anew.")
+
+
 def test_a_page_that_is_open_gets_what_tune_writes(voting: Path) -> None:
     folder = voting
     tuned.write(folder, "scan")

@@ -48,7 +48,9 @@ def encode(
     container_format, codec = KINDS[path.suffix[1:]]
     rate = 24 if codec == "mpeg2video" else rate
     with av.open(str(path), "w", format=container_format, options=dict(muxer or {})) as container:
-        stream: Any = container.add_stream(codec, rate=rate, options={"g": "6", **(options or {})})
+        # Without mbtree, which makes other bytes each time (skipguide.files.video).
+        usual = {"g": "6", **({"mbtree": "0"} if codec == "libx264" else {})}
+        stream: Any = container.add_stream(codec, rate=rate, options={**usual, **(options or {})})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, rate)

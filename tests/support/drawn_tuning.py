@@ -59,7 +59,7 @@ class DrawnModel(Drawn):
     made: int = 0
 
     def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Facts:
-        return Facts("MochiPipeline", "mochi", "Model", DEPTH, 64, "", len(CELLS), 8.0, "blocks:4")
+        return Facts("MochiPipeline", "mochi", "Model", DEPTH, 64, "", len(CELLS), 8.0)
 
     def _drawn(self, job: Job, shape: tuple[int, ...]) -> np.ndarray:
         self.made += 1

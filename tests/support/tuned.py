@@ -94,6 +94,7 @@ def candidates(stage: Stage) -> list[dict[str, Any]]:
             "stage": "scale" if role == "search" else "race",
             "state": "winner" if stage == "answer" and i == _WINNER else state,
             "out_reason": reason if state == "out" else None,
+            "out_kind": "behind" if state == "out" else None,
             "round_out": gone if state == "out" else None,
             "value": 0.61 + difference if stage in ("race", "answer") else None,
             "difference": difference if known else None,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
-from skipguide.tuning.plan.budget import Timing, make_plan
+from skipguide.tuning.plan import budget
+from skipguide.tuning.plan.budget import Timing, keep_timing, make_plan, read_timing
 
-TIMING = Timing(
-    pass_seconds=0.1, weak_seconds=0.05, beside_seconds=0.4, workers=1, steps=10, plain_passes=2
-)
+TIMING = Timing(pass_seconds=0.1, beside_seconds=0.4, workers=1, steps=10, plain_passes=2)
 
 
 def options(count: int = 30, **more: object) -> TuneOptions:
@@ -166,3 +167,42 @@ def test_bad_options_are_refused_at_once(wrong: dict[str, object], message: str)
         TuneOptions("lab-mochi", own)
     with pytest.raises(ValueError, match="needs 2 prompts at least"):
         options(1)
+
+
+# --- the files of a plan --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Timing)])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "1", None, True])
+def test_times_that_no_pass_takes_are_refused(tmp_path: Path, name: str, value: object) -> None:
+    content = {**dataclasses.asdict(TIMING), name: value}
+    (tmp_path / "tune").mkdir()
+    (tmp_path / "tune" / "timing.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"timing.json is damaged \({name} must be .*Remove it"):
+        budget.read_timing(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pass_seconds", "workers", "steps", "plain_passes"])
+def test_times_by_which_all_is_divided_are_above_zero(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a finite number above 0, but is 0"):
+        dataclasses.replace(TIMING, **{name: 0})
+
+
+@pytest.mark.parametrize(
+    "rounds", ['{"race": "x", "scale": -1, "window": true, "answer": 3}', "[1]", "7", '"x"', "null"]
+)
+def test_damaged_stops_are_left_out(tmp_path: Path, rounds: str) -> None:
+    (tmp_path / "tune").mkdir()
+    (tmp_path / "tune" / "stops.json").write_text(f'{{"hours": 1, "rounds": {rounds}}}')
+    expected = {"answer": 3} if "answer" in rounds else {}
+    assert budget.read_stops(tmp_path, 1) == expected
+
+
+def test_times_of_runs_of_before_are_read(tmp_path: Path) -> None:
+    keep_timing(tmp_path, TIMING)
+    path = tmp_path / "tune" / "timing.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weak_seconds": 0.018}))
+    assert read_timing(tmp_path) == TIMING
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_timing(tmp_path)

@@ -151,6 +151,31 @@ def test_the_shortlist_has_cells_that_differ() -> None:
     assert [cell.layer for cell in alike.shortlist()] == ranked[:3]  # filled up by rank
 
 
+def test_why_a_cell_is_passed_over_is_said() -> None:
+    """Ranks 4, 3, 5, 6, 2, 7 of blocks; of these 5 pushes as 4 does, and 2 stands beside 3."""
+    plain = LayerMap.build([record(8, hf=np.full(8, 0.3), cos_c=np.arange(8.0))])
+    rank = np.array([np.nan, np.nan, 5, 2, 1, 3, 6, 4])
+    found = dataclasses.replace(plain, rank=rank, clusters=np.array([1, 2, 3, 4, 5, 5, 6, 5]))
+    assert [cell.layer for cell in found.shortlist()] == ["blocks:4", "blocks:3", "blocks:6"]
+    assert found.passed_over() == {
+        "blocks:5 residual": "pushes like blocks:4 residual",
+        "blocks:7 residual": "pushes like blocks:4 residual",
+        "blocks:2 residual": "next to blocks:3 residual",
+    }
+    between = dataclasses.replace(
+        found, rank=np.array([np.nan, np.nan, 1, 3, 2, 4, 5, 6]), clusters=np.arange(8)
+    )
+    assert between.passed_over() == {
+        "blocks:3 residual": "next to blocks:2 residual and blocks:4 residual"
+    }
+    assert found.passed_over(2) == {}  # those behind the last of a list were not looked at
+    told = json.loads(found.to_json())["cells"]
+    assert {one["name"]: one["passed_over"] for one in told if one["passed_over"]} == (
+        found.passed_over()
+    )
+    assert LayerMap.from_json(found.to_json()).passed_over() == found.passed_over()
+
+
 def test_records_and_maps_are_read_as_they_were_written() -> None:
     records = [record(5, seed, ("residual", "attention")) for seed in range(3)]
     read = [ScanRecord.from_bytes(one.to_bytes()) for one in records]
@@ -227,3 +252,38 @@ def test_the_p_value_is_that_of_all_permutations() -> None:
     sums = [sum(pair) for pair in itertools.combinations(score, 2)]
     exact = np.mean([one >= 8 for one in sums])
     assert published.permutation_p_value(score, member, 40_000) == pytest.approx(exact, abs=0.01)
+
+
+def damaged_records() -> dict[str, bytes]:
+    """Files that look like a record, and are none."""
+    import safetensors.numpy
+
+    from support.drawn_tuning import record as drawn
+
+    whole = drawn("a").to_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, body = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+
+    def with_header(content: object) -> bytes:
+        text = json.dumps(content).encode()
+        return len(text).to_bytes(8, "little") + text + body
+
+    facts = json.loads(header["__metadata__"]["facts"])
+    fewer = {**facts, "cells": facts["cells"][:-1]}
+    told = {**header["__metadata__"], "facts": json.dumps(fewer)}
+    nothing = {"format": header["__metadata__"]["format"], "facts": "{}"}
+    return {
+        "empty": b"",
+        "cut": whole[:-40],
+        "cut in its header": whole[:50],
+        "a list": with_header([1]),
+        "metadata of another kind": with_header({**header, "__metadata__": "x"}),
+        "no facts": safetensors.numpy.save({"places": np.zeros(2)}, nothing),
+        "fewer cells": with_header({**header, "__metadata__": told}),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_records())
+def test_a_damaged_record_is_one(kind: str) -> None:
+    with pytest.raises(ValueError, match="a scan record must be"):
+        ScanRecord.from_bytes(damaged_records()[kind])

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import measured
-from tests.support.drawn import plan_of, swept
 
 from skipguide.files import video
 from skipguide.metrics import pixels
@@ -21,6 +19,8 @@ from skipguide.runs import Run
 from skipguide.tuning.objective import measuring
 from skipguide.tuning.objective.kernel_scores import KernelScores
 from skipguide.tuning.objective.objective import Objective, ObjectiveSpec
+from support import measured
+from support.drawn import plan_of, swept
 
 SOURCE = """
 def first_pixel(frames, prompt, fps):

@@ -138,10 +138,13 @@ def test_the_race_and_the_map_are_told_with_their_intervals(run: Path) -> None:
     assert "A ranking, not a verdict." in text
     first = tuned.layer_map().shortlist()[0].name
     assert f"{first} shortlist 1 (1 to 4)" in text
+    for name, why in tuned.layer_map().passed_over().items():
+        assert f"{name} {why} " in text
+    assert "one alone of those that push the same way" in text
     assert "confidence sequences of paired differences" in text
     assert "8 prompts could choose, and 4 chose nothing" in text
-    assert "those that stood lower were set aside" in text
-    assert "; the scan's weak passes, 88, are not in it" in text
+    assert "halving" not in text
+    assert "; the scan's weak passes, 88, are not in it" in text  # a run of before
 
 
 def test_words_of_prompts_and_names_are_no_html(tmp_path: Path) -> None:
@@ -210,3 +213,36 @@ def test_cfg_alone_is_named_as_what_it_is(run: Path) -> None:
     assert "cfg 4.5, 10 steps CFG alone with 10 steps, the price of STG" in text  # the race
     assert "cfg 4.5, 10 steps CFG alone with 10 steps 20" in text  # quality against cost
     assert "cfg 2.25 CFG alone at scale 2.25" in text
+
+
+@pytest.mark.parametrize("row", [
+    {"out_kind": "set aside", "out_reason": "It is behind."},
+    {"out_reason": "cfg 2.25 was set aside after 4 prompts, so that."},  # of a run of before
+])  # fmt: skip
+def test_halving_is_named_where_somebody_was_set_aside(run: Path, row: dict[str, str]) -> None:
+    race = tuned.race("answer")
+    del race["candidates"][1]["out_kind"]
+    race["candidates"][1] |= row
+    (run / "tune" / "race.json").write_text(json.dumps(race), encoding="utf-8")
+    text = read(run).text
+    assert "it was shared by halving: after each of several equal parts" in text
+    assert "cfg 2.25 was set aside so, on few prompts, which does not show that" in text
+
+
+def test_what_was_not_searched_is_said_with_how_it_was_measured(run: Path) -> None:
+    race = {**tuned.race("answer"), "not_searched": ["The scale of STG was not searched: so."]}
+    (run / "tune" / "race.json").write_text(json.dumps(race), encoding="utf-8")
+    text = read(run).text
+    assert text.rindex("How it was measured") < text.index("was not searched: so.")
+    assert text.index("was not searched: so.") < text.rindex("Provenance")
+
+
+def test_tables_wrap_or_scroll_on_a_phone(run: Path) -> None:
+    """The rules of the page; tests/studio/test_tune_browser.py sees that they do it."""
+    page = report.write_report(run).read_text(encoding="utf-8")
+    narrow = page.partition("@media (max-width: 640px)")[2].partition("@media print")[0]
+    for kind in ("told", "race"):
+        assert re.search(rf"\.{kind} td\b[^}}]*overflow-wrap: anywhere", narrow)
+        assert re.search(rf"\.{kind} \.number\b[^}}]*white-space: normal", narrow)
+    assert page.count("<table") == page.count('<div class="scrolled"><table')
+    assert re.search(r"\.scrolled {[^}]*overflow-x: auto", page)

@@ -285,6 +285,16 @@ def test_the_scan_of_prompts_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [one.kept for one in told] == [False, True, False]
     np.testing.assert_array_equal(first[0].gram, both[0].gram)
     assert told[-1].seconds_left == 0
+    kept, notes = tmp_path / "key-1.safetensors", list[str]()
+    kept.write_bytes(kept.read_bytes()[:100])
+    again = scan_run.scan_subjects(
+        small.pipe, [subject(0), subject(1)], MOCHI, tmp_path, on_note=notes.append
+    )
+    assert made == [0, 1, 1]
+    np.testing.assert_array_equal(again[1].gram, both[1].gram)
+    assert ScanRecord.from_bytes(kept.read_bytes()).cells == again[1].cells
+    (note,) = notes
+    assert note.startswith("the record of a scan key-1.safetensors was damaged")
 
 
 def test_a_pipeline_of_images_is_scanned_by_its_own_call() -> None:

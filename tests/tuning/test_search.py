@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from skipguide.tuning.objective.scores import ScoreTable
 from skipguide.tuning.race import search
@@ -65,3 +66,35 @@ def test_windows_that_are_the_same_steps_are_tried_once() -> None:
     assert [(one.start, one.stop) for one in found] == [(0, 0.75), (0, 0.5), (0.1, 1)]
     model = Model(steps=1, guidance_scale=4.0)
     assert search.around("window", with_cell(model, ENTRY, 4.0), ENTRY, model) == []
+
+
+@pytest.mark.parametrize(
+    ("leader", "why"),
+    [
+        (None, "the race has no leader"),
+        (
+            Candidate("preset", "preset", {}, 25.0, 4.0, scale=1.0),
+            "taken as it was published",
+        ),
+        (
+            Candidate("cfg-4-12-steps", "cfg-price", {"steps": 12}, 24.0, 4.0),
+            "CFG alone with 12 steps leads the race",
+        ),
+    ],
+)
+def test_why_there_is_no_search_is_said(leader: Candidate | None, why: str) -> None:
+    said = search.not_around("window", leader)
+    assert said.startswith("The window of STG was not searched: ")
+    assert why in said
+
+
+def test_what_was_not_tried_of_the_scan_is_said() -> None:
+    raced = [with_cell(MODEL, Scanned(Cell(f"blocks:{k}", "residual"), 0.5), 4.0) for k in (3, 8)]
+    assert search.beside(raced, 14) == (
+        "Of the 14 cells that the scan ranked, 2 raced, at scale 2 over the whole run. The other 12"
+        " were not sampled: they are not in the shortlist."
+    )
+    more = search.around("scale", raced[1], Scanned(Cell("blocks:8", "residual"), 0.5), MODEL)
+    assert "Another scale or window was tried of blocks:8 residual alone." in search.beside(
+        [*raced, *more], 14
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,23 +14,31 @@ from unittest import mock
 import pytest
 
 from skipguide.families.preset_files import read_preset_file
-from skipguide.runs import Run
+from skipguide.runs import Run, storage
 from skipguide.runs.engine import Cost
 from skipguide.runs.jobs import Job
 from skipguide.tuning.events import Noted, Planned, RoundOver, StageBegan, TuneResult
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
+from skipguide.tuning.scan import map_picture
+from skipguide.tuning.scan.record import ScanRecord
 from support import drawn_tuning
 from support.drawn_tuning import engine, options
 
 BEST = {"blocks:6": 0.1}
 PROMPTS, PASSES = 18, 4_500.0
+DRAW, SAVE = map_picture.draw, map_picture.save
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_forced_onto_the_disk() -> Iterator[None]:
-    with mock.patch("os.fsync"):
+def nothing_is_forced_onto_the_disk_or_drawn() -> Iterator[None]:
+    """The picture of a map is most of a tuning's time here; that of `best` is drawn."""
+    blank = mock.Mock(side_effect=lambda figure, path: path.write_bytes(b""))
+    with (
+        mock.patch("os.fsync"),
+        mock.patch.multiple(map_picture, draw=mock.Mock(), save=blank),
+    ):
         yield
 
 
@@ -58,7 +69,7 @@ def clips_of(folder: Path) -> dict[str, int]:
 def best(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TuneResult, list[Any]]:
     """A tuning of a model whose layer 6 is the best."""
     folder = tmp_path_factory.mktemp("tuned") / "run"
-    with mock.patch("os.fsync"):
+    with mock.patch("os.fsync"), mock.patch.multiple(map_picture, draw=DRAW, save=SAVE):
         found = tuned(folder, options(PROMPTS, passes=PASSES), engine(folder, gains=BEST))
     return folder, *found
 
@@ -117,6 +128,7 @@ def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> N
     assert counted["scan"] == (4, 4)  # a clip of each of its prompts
     assert counted["answer"] == (len(of_answer), len(of_answer))
     assert (folder / "tune" / "map.csv").is_file()
+    assert (folder / "tune" / "map.png").read_bytes()[1:4] == b"PNG"
     assert result.report is not None
     assert "<html" in result.report.read_text()[:200]
 
@@ -151,18 +163,30 @@ def test_a_tuning_that_goes_on_plans_with_the_deviations_of_its_clips(
     plans = [event.sentences for event in (*events, *more) if isinstance(event, Planned)]
     first, again = (" ".join(sentences) for sentences in plans)
     assert "standard deviations of the paired differences" in first
+    # The weak pass of a scan costs 8 passes over 16 cells, and no clock says so.
+    assert "and a weak pass of the scan is 0.50 of one on average" in first
     assert "differences of grey above .0" in again
     assert "lab models" not in again
 
 
 def test_where_nothing_helps_the_answer_is_cfg_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    result, _ = tuned(folder, options(12, passes=3_000.0), engine(folder))
+    result, events = tuned(folder, options(12, passes=3_000.0), engine(folder))
     assert result.answer is not None
     assert result.answer.verdict == "use CFG alone"
     assert result.answer.recommended == "cfg-4"
     assert result.preset is not None
     assert read_preset_file(result.preset).is_cfg_alone
+    assert result.report is not None
+    told = json.loads((folder / "tune" / "race.json").read_text())
+    noted = [event.text for event in events if isinstance(event, Noted)]
+    for text in (
+        "The scale of STG was not searched: CFG alone leads the race, and has none.",
+        "The window of STG was not searched: CFG alone leads the race, and has none.",
+    ):
+        assert text in noted
+        assert text in told["notes"]
+        assert text in result.report.read_text()
 
 
 def test_a_race_drops_what_is_clearly_worse(best: tuple[Path, TuneResult, list[Any]]) -> None:
@@ -392,3 +416,160 @@ def test_a_tuning_that_ended_before_its_first_sweep_goes_on(
     assert isinstance(planned[-1], Planned)
     result, _ = tuned(folder, asked, engine(folder))
     assert result.answer is not None or result.waiting is not None
+
+
+@pytest.fixture
+def done(tmp_path: Path, best: tuple[Path, TuneResult, list[Any]]) -> Path:
+    """A copy of the tuning `best`."""
+    return Path(shutil.copytree(best[0], tmp_path / "run"))
+
+
+def goes_on(folder: Path, expected: TuneResult) -> tuple[int, list[Any]]:
+    """Go on with `best`: how many videos are made and what is told; the answer is the same."""
+    made = engine(folder, gains=BEST)
+    again, events = tuned(folder, options(PROMPTS, passes=PASSES), made)
+    assert again.answer == expected.answer
+    return made.made, events
+
+
+def test_damaged_options_are_mended_by_what_is_advised(
+    done: Path, best: tuple[Path, TuneResult, list[Any]]
+) -> None:
+    path = done / "tune" / "options.json"
+    whole = path.read_text()
+    for content in ("", "[]", '{"content": [1], "format": 2}', '{"format": 2}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"options.json is damaged .* Remove this file and"):
+            goes_on(done, best[1])
+    path.unlink()
+    assert goes_on(done, best[1])[0] == 0
+    assert path.read_text() == whole
+
+
+def test_damaged_files_that_tune_can_make_again_are_made_again(
+    done: Path, best: tuple[Path, TuneResult, list[Any]]
+) -> None:
+    for name in ("race", "answer", "map", "stops"):
+        (done / "tune" / f"{name}.json").write_text("{")
+    record = min((done / "tune" / "scan").iterdir())
+    whole = record.read_bytes()
+    record.write_bytes(whole[:-9])
+    made, events = goes_on(done, best[1])
+    assert made == 1  # the video whose scan is damaged, with its scan
+    again, before = (ScanRecord.from_bytes(data) for data in (record.read_bytes(), whole))
+    assert (again.cells, again.states) == (before.cells, before.states)
+    assert (again.values["hf"] == before.values["hf"]).all()
+    notes = [event.text for event in events if isinstance(event, Noted)]
+    assert sum(f"{record.name} was damaged" in text for text in notes) == 1
+    for name in ("race", "answer", "map"):
+        json.loads((done / "tune" / f"{name}.json").read_text())
+
+
+def test_damaged_files_whose_removal_is_advised_are_made_again(
+    done: Path, best: tuple[Path, TuneResult, list[Any]]
+) -> None:
+    for name in ("timing", "unmeasured", "functions"):
+        path = done / "tune" / f"{name}.json"
+        path.write_text("[3]")
+        with pytest.raises(ValueError, match=f"{name}.json.* is damaged.* Remove it, and run the"):
+            goes_on(done, best[1])
+        path.unlink()
+    assert goes_on(done, best[1])[0] == 0
+
+
+def test_a_pass_that_is_over_before_the_clock_ticks_is_planned_for(tmp_path: Path) -> None:
+    class Coarse(drawn_tuning.DrawnModel):
+        def cost(self, complete: Any, image: Any) -> Cost:
+            return Cost(2.0, 0.0)
+
+    folder = tmp_path / "run"
+    result, _ = tuned(folder, options(6, hours=0.1), Coarse(folder / "work", gains=BEST))
+    assert result.answer is not None
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"),
+    [((4.0,), {"cfg-4", "cfg-2"}), ((4.0, 4.0), {"cfg-4", "cfg-2"}), ((2.0,), {"cfg-2"}),
+     ((2.0, 4.0, 2.0, 4.0), {"cfg-2", "cfg-4"}), ((4.0, 1.0), {"cfg-4", "cfg-1"}),
+     ((4.0, 0.0), {"cfg-4", "cfg-0"})],
+)  # fmt: skip
+def test_each_guidance_scale_races_once_and_the_first_is_compared_with(
+    tmp_path: Path, scales: tuple[float, ...], expected: set[str]
+) -> None:
+    folder = tmp_path / "run"
+    asked = options(6, passes=4_000.0, guidance_scales=scales)
+    for event in Tuning(asked, folder, engine(folder)).run():
+        if isinstance(event, RoundOver):
+            break
+    else:
+        raise AssertionError("there was no race")
+    alone = [one for one in event.candidates if one.role in ("cfg", "cfg-low")]
+    assert [one.name for one in alone if one.role == "cfg"] == [f"cfg-{scales[0]:g}"]
+    assert {one.name for one in alone} == expected
+    assert len(alone) == len(expected)
+
+
+def test_further_guidance_scales_of_a_model_without_cfg_are_refused_by_the_plan(
+    tmp_path: Path,
+) -> None:
+    class WithoutCFG(drawn_tuning.DrawnModel):
+        def cost(self, complete: Any, image: Any) -> Cost:
+            return Cost(1.0, 0.001)
+
+    folder = tmp_path / "run"
+    asked = options(6, passes=1_500.0, guidance_scales=(4.0, 2.0))
+    with pytest.raises(ValueError, match="must be for a model with CFG, but this one runs without"):
+        list(Tuning(asked, folder, WithoutCFG(folder / "work")).run(only_plan=True))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"guidance_scales": (1.0, 0.5)}, "but got 1, 0.5. Give one of them"),
+        ({"guidance_scales": (0.0, 4.0)}, "but got 0, 4. Give 4 first, and 1 after it"),
+        ({"guidance_scales": (float("nan"),)}, "finite numbers from 0 up, but got nan"),
+        ({"guidance_scales": (-1.0,)}, "finite numbers from 0 up, but got -1"),
+        ({"scan_size": (32, 32)}, "scan_size must be width, height and frames, .* got .32, 32"),
+        ({"scan_size": (32, 0, 7)}, "whole numbers above 0"),
+        ({"scan_size": (32, 32.0, 7)}, "whole numbers above 0"),
+    ],
+)
+def test_scales_and_sizes_that_are_none_are_refused_at_once(
+    more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(6, **more)
+
+
+WRITTEN = ("options.json", "timing.json", "race.json", ".mp4", "answer.json", "report.html")
+
+
+FULL = (errno.ENOSPC, "is full. Free some space and run the same command again")
+CLOSED = (errno.EACCES, "needs a folder that can be written, but .*: Permission denied. Check it")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "said"), [*((name, *FULL) for name in WRITTEN), ("race.json", *CLOSED)]
+)
+def test_a_disk_that_takes_no_more_is_said_in_words_and_the_tuning_goes_on(
+    tmp_path: Path, name: str, number: int, said: str
+) -> None:
+    folder, asked = tmp_path / "run", options(6, passes=1_500.0, objective=ObjectiveSpec())
+    write, count = storage.write_atomically, dict.fromkeys(WRITTEN, 0)
+
+    def full(place: Path, path: str, content: bytes) -> str:
+        if path.endswith(name):
+            count[name] += 1
+            if count[name] == 5 or name not in (".mp4", "race.json"):  # these in the middle
+                raise OSError(number, os.strerror(number), str(place / path))
+        return write(place, path, content)
+
+    with (
+        mock.patch.object(storage, "write_atomically", full),
+        pytest.raises(OSError, match=said) as raised,
+    ):
+        tuned(folder, asked, engine(folder))
+    assert "Errno" not in str(raised.value)
+    result, _ = tuned(folder, asked, engine(folder))
+    assert result.answer is not None

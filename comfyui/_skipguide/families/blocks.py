@@ -50,6 +50,28 @@ def resolve_layers(family: Family, sites: Sequence[LayerSite], term: Term) -> li
     return sorted(found)
 
 
+def check_term(family: Family, blocks: int, term: Term) -> None:
+    """Check a term of which no model is at hand, as a preset's: all that is wrong for certain.
+
+    Args:
+        blocks: as `depth` counts them; 0 where it is not known.
+
+    Raises:
+        ValueError: as resolve_layers(); other stacks than the first are of any length.
+    """
+    _check_axis(family, term)
+    _check_skip(family, term)
+    if isinstance(term.layers, Random):
+        return
+    first = next(iter(family.stacks))
+    for layer in term.layers:
+        names, index = _stacks_of(family, layer, term.axis)
+        for name in names:
+            _check_stack(family, layer, name, index, term.axis)
+        if blocks and index >= blocks and (family.unet or first in names):
+            raise _no_such_layer(family, blocks, first, index)
+
+
 def _check_skip(family: Family, term: Term) -> None:
     reason = perturbations.unsupported_reason(term.skip, family.traits)
     if reason:
@@ -85,30 +107,14 @@ def _find_positions(
 ) -> list[int]:
     """Return the positions of a layer: one, or one for each axis where those of space and time run
     in turn."""
-    if isinstance(layer, str):
-        names, index = [layer.split(":")[0]], int(layer.split(":")[1])
-    elif family.unet:
-        raise ValueError(
-            f"a layer of a UNet must be written with its part (down, mid or up), but got {layer}."
-            f' Write layers=["up:{layer}"], for example; `skipguide layers` lists them.'
-        )
-    elif family.interleaved:
-        names, index = (
-            [name for name, stack in family.stacks.items() if axis in (None, stack.axis)],
-            layer,
-        )
-    else:
-        names, index = [next(iter(family.stacks))], layer
+    names, index = _stacks_of(family, layer, axis)
     for name in names:
         _check_stack(family, layer, name, index, axis)
     found = [k for k, site in enumerate(sites) if site.name in names and site.index == index]
     if len({sites[k].name for k in found}) < len(names):
         name = next(name for name in names if name not in {sites[k].name for k in found})
         count = len({site.index for site in sites if site.name == name})
-        raise ValueError(
-            f"layers of this {family.model} must be from 0 to {count - 1} ({count} {name}), but got"
-            f" {index}. Layers count from 0."
-        )
+        raise _no_such_layer(family, count, name, index)
     wanted = [k for k in found if axis in (None, sites[k].axis)]
     if not wanted:
         has = " and ".join(str(sites[k].axis) for k in found)
@@ -117,6 +123,28 @@ def _find_positions(
             f" {family.model} is {has} only. Choose another; `skipguide layers` lists them."
         )
     return wanted
+
+
+def _no_such_layer(family: Family, count: int, name: str, index: int) -> ValueError:
+    return ValueError(
+        f"layers of this {family.model} must be from 0 to {count - 1} ({count} {name}), but got"
+        f" {index}. Layers count from 0."
+    )
+
+
+def _stacks_of(family: Family, layer: int | str, axis: str | None) -> tuple[list[str], int]:
+    """Return the names of the stacks that a layer is in, and its number there."""
+    if isinstance(layer, str):
+        name, _, number = layer.partition(":")
+        return [name], int(number)
+    if family.unet:
+        raise ValueError(
+            f"a layer of a UNet must be written with its part (down, mid or up), but got {layer}."
+            f' Write layers=["up:{layer}"], for example; `skipguide layers` lists them.'
+        )
+    if family.interleaved:
+        return [name for name, one in family.stacks.items() if axis in (None, one.axis)], layer
+    return [next(iter(family.stacks))], layer
 
 
 def _check_stack(family: Family, layer: int | str, name: str, index: int, axis: str | None) -> None:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..families import presets
+from ..families import blocks, presets
+from ..families.rows import FAMILIES
+from ..families.schema import Family
 from ..method import perturbations, validate
 from ..method.protocols import PlainData, ReadOnlyData
+from ..method.terms import SLG, STG, Schedule
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +27,13 @@ VERDICTS = (USE, TIED, CFG_ALONE)
 # What [best_stg] has, and a file whose answer is CFG alone has nowhere else.
 OF_TERMS = (
     "layers", "scale", "skip", "axis", "start", "stop", "rescale", "normalize", "terms", "schedule"
+)  # fmt: skip
+# What [best_stg] may have besides, where it is not that of [preset.defaults].
+OF_BEST = ("guidance_scale", "num_inference_steps")
+# What a preset's defaults may say of videos beside guidance and steps.
+OF_VIDEOS = (
+    "height", "width", "num_frames", "fps", "max_sequence_length", "motion_bucket_id",
+    "noise_aug_strength", "min_guidance_scale",
 )  # fmt: skip
 Check = tuple[str, Callable[[Any], bool]]  # what the value must be, and whether it is
 MAX_BYTES = 2**20  # a preset has a few thousand; a file of weights that was named by mistake more
@@ -152,7 +162,10 @@ _PROVENANCE: dict[str, Check] = {
 _TABLES = {
     "preset": _PRESET,
     "provenance": _PROVENANCE,
-    "best_stg": {name: _TERM[name] for name in OF_TERMS},
+    "best_stg": {
+        **{name: _TERM[name] for name in OF_TERMS},
+        **{name: _DEFAULTS[name] for name in OF_BEST},
+    },
 }
 _REQUIRED = ("model", "pipelines", "depth")
 
@@ -246,26 +259,40 @@ def _contradictions(content: ReadOnlyData) -> Iterator[str]:
             f" {row.get('layers')}. Move them to [best_stg], or correct the verdict."
         )
     elif has_terms:
-        yield from _term_problems(row, "[preset]")
+        yield from _term_problems(row, row, "[preset]")
     elif verdict != CFG_ALONE:
         yield (
             f"[preset] must have layers, unless the verdict of [provenance] is {CFG_ALONE!r}, but"
             f" it has none. Name them, as in layers = [{row['depth'] * 7 // 10}]."
         )
     if "best_stg" in content:
-        yield from _term_problems(content["best_stg"], "[best_stg]")
+        yield from _term_problems(content["best_stg"], row, "[best_stg]")
 
 
-def _term_problems(row: ReadOnlyData, title: str) -> Iterator[str]:
-    """Say what the terms themselves find wrong: layers that are none, windows of no step."""
+def _term_problems(row: ReadOnlyData, model: ReadOnlyData, title: str) -> Iterator[str]:
+    """Say what the terms themselves find wrong, or the family of the model.
+
+    That is layers that are none, windows of no step; layers, skips or axes that the family has not.
+
+    Args:
+        row: the table with the terms.
+        model: the table that says which pipelines it is for, and how many blocks they have.
+    """
     problems = validate.ProblemCollector()
     with problems.attempt():
-        _make_terms(row)
+        for term in _make_terms(row):
+            for family in _families_of(model["pipelines"]):
+                blocks.check_term(family, model["depth"], term)
     for message in problems.messages:
         yield f"{title}: {message}"
 
 
-def _make_terms(row: ReadOnlyData) -> None:
+def _families_of(pipelines: Collection[str]) -> list[Family]:
+    """Return the rows of pipelines; one that this version does not know has none."""
+    return [family for family in FAMILIES if set(pipelines) & set(family.pipelines)]
+
+
+def _make_terms(row: ReadOnlyData) -> list[STG | SLG]:
     """Make the terms of a table, once nothing in it contradicts itself.
 
     Raises:
@@ -276,9 +303,12 @@ def _make_terms(row: ReadOnlyData) -> None:
                 "skip": "residual", "source": ""}  # fmt: skip
     given = {name: row[name] for name in (*OF_TERMS, "kind") if name in row}
     try:
-        presets.to_terms(presets.to_preset({**required, **given}))
+        made = presets.to_terms(presets.to_preset({**required, **given}))
     except TypeError as error:
         raise ValueError(f"a bin has a part that is none: {error}. Correct it.") from None
+    if isinstance(made, Schedule):
+        return [entry.term() for entry in made.bins if entry.scale > 0]
+    return list(made) if isinstance(made, tuple) else [made]
 
 
 def _check_terms(row: ReadOnlyData) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from skipguide.families.published_layers import BestLayers
     from skipguide.generate.settings import GenerationSettings
+    from skipguide.runs.prompt_rows import Prompt
     from skipguide.tuning.scan.layer_map import LayerMap
     from skipguide.tuning.scan.published import Agreement
     from skipguide.tuning.scan.record import ScanOptions
@@ -80,8 +81,8 @@ class MapCommand:
         from skipguide.files import folders
         from skipguide.generate import preflight
 
-        if self.out is not None and (obstacle := folders.find_obstacle(self.out.absolute())):
-            raise ValueError(f"--out must be a folder that can be written, but {obstacle}.")
+        if self.out is not None:
+            folders.check_writable(self.out, "--out")
         first = self._settings("a video", None, 0)
         skeleton = preflight.find_skeleton(first)
         best = None if skeleton is None else self._check_on(skeleton)
@@ -101,10 +102,15 @@ class MapCommand:
         facts = presets.facts_of(pipe)
         return published_layers.find_best_layers(facts.family.name, facts.depth)
 
-    def _settings(self, text: str | None, image: str | None, number: int) -> GenerationSettings:
+    def _settings(
+        self, text: str | None, image: str | None, number: int, row: Prompt | None = None
+    ) -> GenerationSettings:
         given: PlainData = {**self.given, "model": self.model, "stg_scale": 0.0}
         seed = given.pop("seed", 0)
         given["seed"] = seed + number if isinstance(seed, int) else seed
+        if row is not None:
+            given |= row.settings
+            given |= {"seed": row.seeds[0]} if row.seeds else {}
         if image is not None:
             given["image"] = image
         return options.build_settings(self.file, given, text)
@@ -123,7 +129,7 @@ class MapCommand:
         rows = [Prompt(None)] * self.count
         if prompts is not None or images is not None:
             rows, said = read_inputs(prompts, images)
-            self.notes += said
+            self.notes += [*said, *_check_rows(rows[: self.count])]
         videos = []
         for k, row in enumerate(rows[: self.count]):
             text = row.text or (usual[k % len(usual)] if usual else None)
@@ -135,7 +141,7 @@ class MapCommand:
                 picture, name = scan_inputs.gradient(k), f"gradient-{k}.png"
                 if scan_inputs.GRADIENT_NOTE not in self.notes:
                     self.notes.append(scan_inputs.GRADIENT_NOTE)
-            videos.append((self._settings(text, name, k), picture))
+            videos.append((self._settings(text, name, k, row), picture))
         return videos
 
     # --- the scan ---------------------------------------------------------------------------------
@@ -159,7 +165,9 @@ class MapCommand:
         folder = None if self.out is None else self.out / "scan"
         report = _Progress(self.quiet)
         with report.display("scanning", len(subjects)):
-            records = scan_run.scan_subjects(pipe, subjects, self.scan, folder, report.tell)
+            records = scan_run.scan_subjects(
+                pipe, subjects, self.scan, folder, report.tell, self.notes.append
+            )
         return LayerMap.build(records)
 
     def _compare(self, found: LayerMap, best: BestLayers | None) -> Agreement | None:
@@ -201,6 +209,21 @@ class MapCommand:
             yield "", f"the map is in {self.out} (map.csv, map.json, map.png)."
 
 
+def _check_rows(rows: Sequence[Prompt]) -> list[str]:
+    """Check what rows of --prompts have of their own; return what is to be said of it.
+
+    Raises:
+        ValueError: for settings that all trajectories of a map must share.
+    """
+    from skipguide.tuning.options import check_own_settings
+
+    for row in rows:
+        check_own_settings(row, "the trajectories of a map")
+    if any(len(row.seeds) > 1 for row in rows):
+        return ["the scan looks at one video of each prompt: of several seeds at the first"]
+    return []
+
+
 def describe(model: str, found: LayerMap) -> str:
     """Return what was scanned, and what it cost."""
     levels = ", ".join(f"{level:g}" for level in found.levels)
@@ -218,6 +241,8 @@ def summary(found: LayerMap) -> list[str]:
 
     names = ", ".join(cell.name for cell in found.shortlist()) or "none"
     lines = [f"shortlist: {names}"]
+    if passed := [f"{name} ({why})" for name, why in found.passed_over().items()]:
+        lines.append(f"passed over: {', '.join(passed)}")
     left_out = {
         "idle": f"idle, their push is below {ranking.IDLE} of |c|",
         "broken": f"broken, their push is above {ranking.BROKEN} of |c|",

@@ -53,11 +53,9 @@ def read_prompts(path: Path) -> tuple[list[Prompt], str | None]:
     Raises:
         ValueError: if it cannot be read, or holds something else.
     """
-    from skipguide.runs import prompts
     from skipguide.runs.prompt_rows import describe_columns
 
-    source = prompts.PromptFile.model_validate({"file": path.name or "."})
-    found = prompts.read(source, path.parent)
+    found = read_rows(path)
     missing = [entry for entry in found if entry.image is not None and not entry.image.is_file()]
     if missing:
         raise ValueError(
@@ -65,6 +63,18 @@ def read_prompts(path: Path) -> tuple[list[Prompt], str | None]:
             f" not ({len(missing)} of {len(found)} prompts). Check the names."
         )
     return found, describe_columns(found, path.name)
+
+
+def read_rows(path: Path) -> list[Prompt]:
+    """Return the prompts of a file or folder, whether or not the pictures that it names are there.
+
+    Raises:
+        ValueError: if it cannot be read, or holds something else.
+    """
+    from skipguide.runs import prompts
+
+    source = prompts.PromptFile.model_validate({"file": path.name or "."})
+    return prompts.read(source, path.parent)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

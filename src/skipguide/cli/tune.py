@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,18 +38,21 @@ if TYPE_CHECKING:
     from skipguide.tuning.options import TuneOptions
 
 OBJECTIVE = "What is to be raised"
+_TYPED = "skipguide.typed"  # in what the command knows of its call
 
 
 class TuneCommand(PanelCommand):
     """A command with panels whose --ray may stand without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command line."""
+        """Read the command line, and keep what was typed."""
+        ctx.meta[_TYPED] = shlex.join(["skipguide", "tune", *args])
         return super().parse_args(ctx, fill_in_address(args))
 
 
 @accept_some_settings(COMMON, MODEL)
 def tune(
+    ctx: typer.Context,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -193,7 +197,8 @@ def tune(
         passes=passes,
     )  # fmt: skip
     folder = out or Path("runs") / f"tune-{Path(model).stem}"
-    _tune(options, folder, (ray, workers), notes, dry_run, retry_failed, as_json)
+    typed = str(ctx.meta.get(_TYPED, ""))
+    _tune(options, folder, (ray, workers), notes, dry_run, retry_failed, as_json, typed)
 
 
 def _common(file: PlainData, given: PlainData) -> PlainData:
@@ -221,13 +226,14 @@ def _tune(
     dry_run: bool,
     retry_failed: bool,
     as_json: bool,
+    typed: str,
 ) -> None:
     """Run the tuning, and print what it finds."""
     from skipguide.tuning.run import Tuning
 
     report = TuneReport(as_json, folder, dry_run)
     with contextlib.closing(make_engine(folder, *engine)) as made:
-        tuning = Tuning(options, folder, made, retry_failed)
+        tuning = Tuning(options, folder, made, retry_failed, typed)
         for text in notes:
             report.print_line(text)
         steps = tuning.run(report.on_step, only_plan=dry_run)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipguide.cli.prompt_options import read_prompts
+from skipguide.cli.prompt_options import read_prompts, read_rows
 from skipguide.cli.scan_options import split_commas
 from skipguide.files.folders import contents
 
@@ -61,10 +61,11 @@ def _with_pictures(
     file: Path, images: Path, pictures: Sequence[Path]
 ) -> tuple[list[Prompt], list[str]]:
     """Return prompts with the pictures that they name, or with one each."""
-    from skipguide.runs import prompts as prompt_rows
+    from skipguide.runs.prompt_rows import describe_columns
 
-    source = prompt_rows.PromptFile.model_validate({"file": file.name or "."})
-    found = prompt_rows.read(source, file.parent)
+    found = read_rows(file)
+    columns = describe_columns(found, file.name)
+    notes = [columns] if columns else []
     named = [entry for entry in found if entry.image is not None or entry.tags.get("image_name")]
     if named:
         wanted = [
@@ -76,7 +77,7 @@ def _with_pictures(
                 f"the pictures that {file} names must be in {images}, but {missing[0].image} is not"
                 f" ({len(missing)} of {len(found)}). Check the names."
             )
-        return wanted, []
+        return wanted, notes
     if len(pictures) < len(found):
         raise ValueError(
             f"each prompt needs a picture, but {file} has {len(found)} prompts and {images}"
@@ -84,7 +85,7 @@ def _with_pictures(
         )
     pairs = zip(found, pictures, strict=False)
     note = f"each prompt of {file.name} starts from one picture of {images.name}, in their order"
-    return [dataclasses.replace(entry, image=path) for entry, path in pairs], [note]
+    return [dataclasses.replace(entry, image=path) for entry, path in pairs], [*notes, note]
 
 
 def _picture_name(entry: Prompt) -> str:

@@ -164,9 +164,17 @@ class TuneReport(ClipCounter):
 
 def map_lines(layer_map: LayerMap) -> list[str]:
     """Return the first cells of a map, and what is left out."""
+    from skipguide.tuning.scan import map_document
+
     ranked = [place for place in layer_map.order if not layer_map.kinds[place]]
-    lines = ["The scan ranks the layers; it is no verdict:"]
-    lines += [_cell_line(layer_map, place) for place in ranked[:_BEST]]
+    lines = [f"The scan ranks the layers; it is no verdict. {map_document.RULE}"]
+    marks = {
+        **layer_map.passed_over(),
+        **{cell.name: "in the shortlist" for cell in layer_map.shortlist()},
+    }
+    for place in ranked[:_BEST]:
+        mark = marks.get(layer_map.cells[place].name)
+        lines.append(_cell_line(layer_map, place) + (f"; {mark}" if mark else ""))
     if ranked[_BEST:]:
         lines.append(f"  and {len(ranked) - _BEST} more in map.csv")
     for kind, what in _LEFT_OUT.items():

@@ -20,7 +20,8 @@
     gain_interval = [0.012, 0.05]
 
 A file whose verdict is "use CFG alone" has no layers, scale or skip in [preset]; the best STG of
-what was tried may stand in [best_stg].
+what was tried may stand in [best_stg], with its own guidance_scale and num_inference_steps where
+it ran with others than [preset.defaults] has.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class PresetFile:
         row: the setting, without layers where the answer is to use CFG alone.
         provenance: where it comes from.
         best_stg: the best STG of what was tried, where the answer is CFG alone; the same row with
-            layers.
+            layers, and in its defaults the guidance scale and the steps that it ran with.
         name: what people call it: the file's name without ".toml".
         sha256: of the file's content.
     """
@@ -109,15 +110,28 @@ class PresetFile:
         row = _said(self.row, ("name", "recommended"))
         if self.is_cfg_alone:
             row = {name: value for name, value in row.items() if name not in OF_TERMS}
-        best = None if self.best_stg is None else _said(self.best_stg)
         found: PlainData = {
             "format": FORMAT,
             "preset": {**({"name": self.row.name} if self.row.name else {}), **row},
             "provenance": _said(self.provenance),
-            "best_stg": best and {name: best[name] for name in OF_TERMS if name in best},
+            "best_stg": None if self.best_stg is None else self._plain_best(self.best_stg),
             "file": {"name": self.name, "sha256": self.sha256} if self.name else None,
         }
         return {name: value for name, value in found.items() if value}
+
+    def _plain_best(self, best: Preset) -> PlainData:
+        said = _said(best)
+        found = {name: said[name] for name in OF_TERMS if name in said}
+        return {**found, **self.beside_best()}
+
+    def beside_best(self) -> PlainData:
+        """Return what the best STG ran with where that is not what the preset has."""
+        own = {} if self.best_stg is None else self.best_stg.defaults
+        return {
+            name: own[name]
+            for name in preset_schema.OF_BEST
+            if name in own and own[name] != self.row.defaults.get(name)
+        }
 
     def to_toml(self) -> str:
         """Return the text of the file; `read_preset_file` reads it as the same preset."""
@@ -153,7 +167,7 @@ class PresetFile:
         )
         of = f" of {made.metric}" if made.metric else ""
         tied = f", {TIED}" if made.verdict == TIED else ""
-        whose = " of the best other" if self.is_cfg_alone else ""
+        whose = " of the winner of its race" if self.is_cfg_alone else ""
         return f"gain{whose} {made.gain:+.3g}{interval}{of}{tied}"
 
 
@@ -209,14 +223,25 @@ def _build(content: ReadOnlyData, where: str, name: str, digest: str) -> PresetF
     made = dict(content.get("provenance", {}))
     if "gain_interval" in made:
         made["gain_interval"] = tuple(made["gain_interval"])
-    best = content.get("best_stg")
     return PresetFile(
         row,
         Provenance(**{"verdict": CFG_ALONE if row.is_cfg_alone else USE, **made}),
-        None if best is None else presets.to_preset({**written, **content["preset"], **best}),
+        _best_of(content, written),
         name,
         digest,
     )
+
+
+def _best_of(content: ReadOnlyData, written: ReadOnlyData) -> Preset | None:
+    """Return the row of [best_stg]; None where there is none."""
+    given = content.get("best_stg")
+    if given is None:
+        return None
+    preset = content["preset"]
+    terms = {name: value for name, value in given.items() if name not in preset_schema.OF_BEST}
+    own = {name: value for name, value in given.items() if name in preset_schema.OF_BEST}
+    defaults = {**preset.get("defaults", {}), **own}
+    return presets.to_preset({**written, **preset, **terms, "defaults": defaults})
 
 
 # --- for a model ----------------------------------------------------------------------------------
@@ -302,7 +327,11 @@ def describe_cfg_alone(file: PresetFile, given: str | Path) -> str:
     """Return the answer of a file that says not to use STG, and what to do."""
     scale = file.row.defaults.get("guidance_scale")
     call = f"guidance_scale={scale:g}" if scale is not None else "the guidance_scale of your choice"
-    best = f" Its best STG all the same: {in_python(file.best_stg)}." if file.best_stg else ""
+    best = ""
+    if file.best_stg:
+        beside = " and ".join(f"{name}={value:g}" for name, value in file.beside_best().items())
+        with_it = f" with {beside}" if beside else ""
+        best = f" Its best STG all the same: {in_python(file.best_stg)}{with_it}."
     said = answer_of(file, str(given))
     return f"{said} Run the pipeline without guide(), with {call}.{best}"
 

@@ -27,6 +27,13 @@ VERDICTS = (USE, TIED, CFG_ALONE)
 OF_TERMS = (
     "layers", "scale", "skip", "axis", "start", "stop", "rescale", "normalize", "terms", "schedule"
 )  # fmt: skip
+# What [best_stg] may have besides, where it is not that of [preset.defaults].
+OF_BEST = ("guidance_scale", "num_inference_steps")
+# What a preset's defaults may say of videos beside guidance and steps.
+OF_VIDEOS = (
+    "height", "width", "num_frames", "fps", "max_sequence_length", "motion_bucket_id",
+    "noise_aug_strength", "min_guidance_scale",
+)  # fmt: skip
 Check = tuple[str, Callable[[Any], bool]]  # what the value must be, and whether it is
 MAX_BYTES = 2**20  # a preset has a few thousand; a file of weights that was named by mistake more
 
@@ -154,7 +161,10 @@ _PROVENANCE: dict[str, Check] = {
 _TABLES = {
     "preset": _PRESET,
     "provenance": _PROVENANCE,
-    "best_stg": {name: _TERM[name] for name in OF_TERMS},
+    "best_stg": {
+        **{name: _TERM[name] for name in OF_TERMS},
+        **{name: _DEFAULTS[name] for name in OF_BEST},
+    },
 }
 _REQUIRED = ("model", "pipelines", "depth")
 

@@ -25,6 +25,12 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 METADATA_TAG = "skipguide"
 _BT709 = 1  # the code of primaries, transfer and matrix in the tables of ITU-T H.273
 _LIMITED_RANGE = 1
+# Equal frames give equal bytes, on machines with other numbers of cores too. mbtree is off: where
+# there is AVX-512, its code (x264 core 165) reads past the end of rows that are no multiple of 8
+# blocks of 16 pixels, and with B-frames what lay there in memory decides on the quality of others.
+_CODING = {"crf": "12", "g": "12", "mbtree": "0"}
+_ROOM = 1 << 16  # a file whose first bytes do not fit on the disk is never closed by PyAV
+_THREADS = 4  # of frames: slices, and their number, would follow the machine's cores
 
 
 def sidecar_path(path: Path) -> Path:
@@ -37,6 +43,7 @@ def write(path: Path, frames: Frames, fps: Fraction | int | str, record: ReadOnl
 
     The file is H.264 in yuv420p (all that browsers play), tagged BT.709 (untagged files are shown
     in wrong colours), with a key frame at least every 12 frames (players seek to key frames).
+    Equal arguments give equal bytes.
 
     Raises:
         ValueError: if the frames have another shape or type, or an odd height or width.
@@ -63,15 +70,17 @@ def _check_frames(frames: Frames) -> None:
 
 
 def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
+    path.write_bytes(bytes(_ROOM))  # which av.open empties again
     # Without use_metadata_tags ffmpeg drops keys that it does not know.
     with av.open(
         ffmpeg_name(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}
     ) as container:
         container.metadata[METADATA_TAG] = record
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "g": "12"})
+        stream = container.add_stream("libx264", rate=fps, options=dict(_CODING))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
+        context.thread_type, context.thread_count = "FRAME", _THREADS
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
         for pixels in frames:

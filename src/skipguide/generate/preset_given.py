@@ -144,7 +144,14 @@ def cfg_alone_note(settings: GenerationSettings) -> str | None:
 def describe_cfg_alone(file: PresetFile) -> str:
     """Return the answer of a preset that says not to use STG, and what to write for STG anyway."""
     from skipguide.families.preset_files import answer_of
+    from skipguide.models.fields import flag_name
 
-    best = file.best_stg
-    advice = f" For its best STG all the same: {in_flags(best)}." if best and best.layers else ""
+    best, names = file.best_stg, {"num_inference_steps": "steps"}
+    beside = [
+        f"{flag_name(names.get(name, name))} {value:g}"
+        for name, value in file.beside_best().items()
+    ]
+    advice = ""
+    if best and best.layers:
+        advice = f" For its best STG all the same: {' '.join([in_flags(best), *beside])}."
     return f"{answer_of(file, f'the preset {file.name}.toml')}{advice}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import glob
 import itertools
 import math
@@ -270,8 +271,12 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or shutil.which("g++") is not None
 
 
+@functools.cache
 def faster_dtype(device: torch.device | str) -> torch.dtype:
-    """Return bfloat16 if matrix products are at least 1.5x as fast in it here, else float32."""
+    """Return bfloat16 if matrix products are at least 1.5x as fast in it here, else float32.
+
+    A stopwatch says so, of a machine that may be busy: once in a process, so that its parts agree.
+    """
     seconds = {dtype: _matmul_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     return (
         torch.bfloat16 if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else torch.float32

@@ -314,8 +314,8 @@ def _translate_error(path: Path, error: sqlite3.DatabaseError) -> Exception:
     code, text = getattr(error, "sqlite_errorcode", 0) & 0xFF, str(error)  # Python 3.10 has no code
     if code == _SQLITE_FULL or "full" in text:
         return OSError(
-            f"the disk of {path} is full. Free some space and run the sweep again; finished clips"
-            " are kept."
+            f"the disk of {path} is full. Free some space and run the same command again;"
+            " finished clips are kept."
         )
     if code == _SQLITE_BUSY or "locked" in text:
         return OSError(

@@ -221,6 +221,16 @@ def write_atomically(folder: Path, name: str, content: bytes) -> str:
     return name
 
 
+def write_file(folder: Path, name: str, content: bytes) -> str:
+    """Write one file of a run as `write_atomically` does; what the system says is said in words.
+
+    Raises:
+        OSError: if the disk is full or cannot be written.
+    """
+    with translate_os_errors(folder):
+        return write_atomically(folder, name, content)
+
+
 def copy_image(folder: Path, image: Path) -> str:
     """Copy the image of a prompt into the run, if it is not there yet, for those who see it later.
 
@@ -265,8 +275,8 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
             raise
         if error.errno in DISK_FULL_ERRORS:
             raise OSError(
-                f"the disk of {folder} is full. Free some space and run the sweep again; finished"
-                " clips are kept."
+                f"the disk of {folder} is full. Free some space and run the same command again;"
+                " finished clips are kept."
             ) from error
         raise OSError(
             f"a run needs a folder that can be written, but {error.filename or folder} is not:"

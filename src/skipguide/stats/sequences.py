@@ -63,7 +63,7 @@ def paired_sequence(values: ArrayLike, others: ArrayLike, alpha: float = 0.05) -
             f"paired values must be as many as the others, but got {first.shape} and"
             f" {second.shape}. Pass those of the same prompts."
         )
-    return mean_sequence(first - second, alpha, shares=are_shares(first, second))
+    return mean_sequence(first - second, alpha, shares=are_coarse_shares(first, second))
 
 
 def mean_sequence(differences: ArrayLike, alpha: float = 0.05, shares: bool = False) -> Estimate:
@@ -101,7 +101,7 @@ def mean_sequence(differences: ArrayLike, alpha: float = 0.05, shares: bool = Fa
     return Estimate(value, min(low, value), max(high, value), count)
 
 
-def are_shares(*values: Floats) -> bool:
+def are_coarse_shares(*values: Floats) -> bool:
     """Tell whether values are from 0 to 1 and of few steps: 0 and 1, or means of a few of them."""
     every = np.concatenate([np.ravel(array) for array in values])
     if not ((every >= 0) & (every <= 1)).all():

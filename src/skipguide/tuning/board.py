@@ -14,7 +14,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
 from skipguide.tuning.names import FOLDER
 from skipguide.tuning.options import TuneOptions
-from skipguide.tuning.plan.budget import ROUND, Plan
+from skipguide.tuning.plan.budget import ROUND, SHORTEST, Plan
 from skipguide.tuning.race.candidates import Candidate
 from skipguide.tuning.race.race import BASELINE, RaceState
 from skipguide.tuning.scan import watch as scanning
@@ -46,6 +46,7 @@ class Board:
         self.plan: Plan | None = None
         self.sentences: tuple[str, ...] = ()
         self.notes: list[str] = []
+        self.not_searched: list[str] = []  # of the notes, for the report
         self.metric = _metric(options, label)
         self.prompts: dict[str, list[int]] = {"race": [], "held_back": []}
         self.rounds: dict[str, RaceState] = {}
@@ -71,6 +72,7 @@ class Board:
             "budget": self._budget(),
             "plan": list(self.sentences),
             "notes": self.notes,
+            "not_searched": self.not_searched,
             "metric": self.metric,
             "round_size": ROUND,
             "rounds": sum(len(state.rounds) for state in self.rounds.values()),
@@ -81,7 +83,7 @@ class Board:
             "answer": self.answer,
         }
         text = json.dumps(finite(content), allow_nan=False, ensure_ascii=False)
-        storage.write_atomically(self.folder, f"{FOLDER}/race.json", text.encode())
+        storage.write_file(self.folder, f"{FOLDER}/race.json", text.encode())
 
     def _stages(self) -> Sequence[str]:
         known = [name for name in STAGES if name in self.done or name == self.stage]
@@ -107,7 +109,7 @@ class Board:
     def seconds_per_pass(self) -> float:
         """Return the seconds of a forward pass in the videos so far, with all that is beside it."""
         used = self._used()
-        return used["seconds_used"] / used["passes_used"]
+        return max(used["seconds_used"] / max(used["passes_used"], 1.0), SHORTEST)
 
     def _used(self) -> PlainData:
         from skipguide.runs import Run
@@ -146,6 +148,7 @@ class Board:
             "stage": stage,
             "state": "baseline" if one.role == BASELINE else "racing",
             "out_reason": None,
+            "out_kind": None,
             "round_out": None,
             "value": None,
             "difference": None,
@@ -163,7 +166,7 @@ class Board:
         return found
 
 
-_EXIT = ("state", "out_reason", "round_out")
+_EXIT = ("state", "out_reason", "out_kind", "round_out")
 
 
 def _standing(name: str, state: RaceState) -> PlainData:
@@ -183,6 +186,7 @@ def _standing(name: str, state: RaceState) -> PlainData:
     for gone in state.exits:
         if gone.name == name:
             found |= {"state": "out", "out_reason": gone.reason, "round_out": gone.round}
+            found["out_kind"] = gone.kind
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from skipguide.families import blocks, lookup, presets
+from skipguide.families import lookup, presets
 from skipguide.method.protocols import PlainData
 from skipguide.tuning.scan.record import ScanOptions
 
@@ -20,7 +20,6 @@ class Facts:
         published: the name of the published setting for it; "" if none is known.
         cells: how many cells the scan has.
         weak_passes: forward passes that all weak passes of one state take together.
-        middle: a layer in the middle, as a user writes it.
     """
 
     pipeline: str
@@ -31,7 +30,6 @@ class Facts:
     published: str
     cells: int
     weak_passes: float
-    middle: str
 
     def to_dict(self) -> PlainData:
         """Return it ready for JSON."""
@@ -48,7 +46,6 @@ def facts_of(pipe: Any, options: ScanOptions) -> Facts:
 
     known = presets.facts_of(pipe)
     denoiser = lookup.denoisers_of(pipe, known.family)[0]
-    sites = blocks.layer_sites(known.family, denoiser)
     cells, weak_passes = survey_cells(pipe, options)
     return Facts(
         type(pipe).__name__,
@@ -59,7 +56,6 @@ def facts_of(pipe: Any, options: ScanOptions) -> Facts:
         _published(pipe),
         len(cells),
         weak_passes,
-        sites[len(sites) // 2].address,
     )
 
 

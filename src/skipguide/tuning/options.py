@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from skipguide.files import image as image_file
 from skipguide.generate.record import hash_file
 from skipguide.method.protocols import PlainData
+from skipguide.method.validate import is_number
 from skipguide.runs import storage
 from skipguide.runs.ledger import to_json
 from skipguide.runs.prompt_rows import Prompt
@@ -77,22 +79,37 @@ class TuneOptions:
                 f" {len(self.prompts)}. Give {_KEPT_BACK_EVERY * MIN_CLUSTERS} or more, so that the"
                 " answer has an interval."
             )
-        self._check_prompts()
-        if any(not 0 <= g < float("inf") for g in self.guidance_scales):
+        for prompt in self.prompts:
+            check_own_settings(prompt, "all prompts of a tuning")
+        self._check_scales()
+        self._check_size()
+
+    def _check_scales(self) -> None:
+        scales = tuple(dict.fromkeys(self.guidance_scales))
+        object.__setattr__(self, "guidance_scales", scales)
+        if any(not is_number(g) or g < 0 for g in scales):
             raise ValueError(
                 "guidance scales must be finite numbers from 0 up, but got"
-                f" {', '.join(map(str, self.guidance_scales))}. Correct them."
+                f" {', '.join(map(str, scales))}. Correct them."
+            )
+        without = [g for g in scales if g <= 1]
+        if without[1:] or (without and scales[1:] and scales[0] <= 1):
+            first = next((g for g in scales if g > 1), None)
+            advice = f"Give {first:g} first, and 1 after it" if first else "Give one of them"
+            raise ValueError(
+                "of a guidance scale of 1 or less there is no CFG, so that one of them is enough,"
+                " and others are compared with one above 1 that stands first, but got"
+                f" {', '.join(f'{g:g}' for g in scales)}. {advice}."
             )
 
-    def _check_prompts(self) -> None:
-        for prompt in self.prompts:
-            if wrong := sorted({*prompt.settings} - {_OF_ONE_PROMPT}):
-                raise ValueError(
-                    "all prompts of a tuning have the same settings but for"
-                    f" {_OF_ONE_PROMPT} and seeds, because settings are what is compared, but"
-                    f" {prompt.place or prompt.text!r} has {', '.join(wrong)} of its own. Leave it"
-                    " out, or set it for all."
-                )
+    def _check_size(self) -> None:
+        size = self.scan_size
+        if size is None or (len(size) == 3 and all(type(n) is int and n > 0 for n in size)):
+            return
+        raise ValueError(
+            "scan_size must be width, height and frames, whole numbers above 0, but got"
+            f" {size!r}. Correct it."
+        )
 
     @property
     def clock_hours(self) -> float | None:
@@ -168,6 +185,40 @@ def _prompt_content(prompt: Prompt) -> PlainData:
     return {**found, "seeds": list(prompt.seeds)}
 
 
+def check_own_settings(prompt: Prompt, who: str) -> None:
+    """Check that a prompt has no settings that all must share.
+
+    Args:
+        who: must share them, in words.
+
+    Raises:
+        ValueError: if it has.
+    """
+    if wrong := sorted({*prompt.settings} - {_OF_ONE_PROMPT}):
+        raise ValueError(
+            f"{who} have the same settings but for {_OF_ONE_PROMPT} and seeds, because settings"
+            f" are what is compared, but {prompt.place or prompt.text!r} has {', '.join(wrong)} of"
+            " its own. Leave it out, or set it for all."
+        )
+
+
+def check_images(options: TuneOptions) -> None:
+    """Check that the pictures of all prompts can be read, before any work.
+
+    Raises:
+        ValueError: with the first that cannot, and how many more.
+    """
+    wrong = []
+    for path in dict.fromkeys(one.image for one in options.prompts if one.image is not None):
+        try:
+            image_file.read(path)
+        except (ValueError, OSError) as error:
+            wrong.append(f"{str(error).rstrip('.')}.")
+    if wrong:
+        more = f" {len(wrong) - 1} more cannot be read either." if wrong[1:] else ""
+        raise ValueError(f"{wrong[0]}{more} Mend them, or leave them out of the tuning.")
+
+
 def check_run(folder: Path, options: TuneOptions) -> None:
     """Check that a folder can hold a tuning with these options, before any work.
 
@@ -181,11 +232,12 @@ def check_run(folder: Path, options: TuneOptions) -> None:
         return
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        then, of_format = known["content"], known["format"]
+        then, of_format = dict(known["content"]), known["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"the options of a tuning must be JSON, but {path} is damaged ({error}). Choose another"
-            " folder with --out; clips can be merged by `skipguide runs merge`."
+            f"the options of a tuning must be as tune wrote them, but {path} is damaged ({error})."
+            " Remove this file and run the same command again: no video is made twice. Whether it"
+            " is the same command is not checked then, so type it as it was."
         ) from None
     if of_format != _FORMAT:
         raise ValueError(
@@ -207,7 +259,7 @@ def keep_options(folder: Path, options: TuneOptions) -> None:
     """Write the options into the run, for those who go on with it."""
     budget = {"hours": options.clock_hours, "passes": options.passes}
     content = to_json({"format": _FORMAT, "content": options.content(), "budget": budget})
-    storage.write_atomically(folder, f"{FOLDER}/{_FILE}", content.encode())
+    storage.write_file(folder, f"{FOLDER}/{_FILE}", content.encode())
 
 
 def kept_budget(folder: Path) -> dict[str, float | None] | None:
@@ -215,7 +267,9 @@ def kept_budget(folder: Path) -> dict[str, float | None] | None:
     path = folder / FOLDER / _FILE
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8")).get("budget")
+    found = json.loads(path.read_text(encoding="utf-8")).get("budget")
+    fits = isinstance(found, dict) and set(found) == {"hours", "passes"}
+    return found if fits and any(map(is_number, found.values())) else None
 
 
 def prompts_hash(options: TuneOptions) -> str:

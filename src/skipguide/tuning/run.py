@@ -36,7 +36,7 @@ from skipguide.tuning.events import (
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.objective.objective import Objective
 from skipguide.tuning.objective.scores import ScoreTable
-from skipguide.tuning.options import TuneOptions, check_run, keep_options
+from skipguide.tuning.options import TuneOptions, check_images, check_run, keep_options
 from skipguide.tuning.plan import budget, resolution
 from skipguide.tuning.plan.budget import Timing
 from skipguide.tuning.race import search
@@ -47,6 +47,7 @@ from skipguide.tuning.race.candidates import (
     at_price,
     candidates,
     cfg_alone,
+    check_scales,
 )
 from skipguide.tuning.race.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
@@ -67,15 +68,18 @@ class Tuning:
         folder: of the run, new or one of a tuning with the same options.
         engine: makes the videos.
         retry_failed: also make those that failed before.
+        command: that was typed; "" from Python.
 
     Raises:
         ValueError: for an objective that cannot be measured.
     """
 
     def __init__(
-        self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False
-    ):
-        self.options, self.folder = options, folder
+        self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False,
+        command: str = "",
+    ):  # fmt: skip
+        self.options, self.folder, self.command = options, folder, command
+        check_images(options)
         self.objective = Objective(options.objective)
         self.notes = [*options.notes(), *self.objective.check()]
         self.sampler = Sampler(folder, options, engine, retry_failed)
@@ -108,6 +112,8 @@ class Tuning:
         yield planned
         if only_plan:
             return None
+        for text in scanning.remove_damaged(self.folder):
+            yield Noted(text)
         self._begin(planned)
         layer_map = yield from self._scan(planned)
         yield Mapped(layer_map)
@@ -157,13 +163,16 @@ class Tuning:
         from skipguide.tuning.plan import words as plan_words
 
         check_run(self.folder, self.options)
-        own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0})
+        cfg: PlainData = {"name": "cfg", "stg_scale": 0.0}
+        smaller = self._size_of_scan()
+        own = self.sampler.survey_all([cfg, *([{**cfg, **smaller}] if smaller else [])])[0]
         known = self._inspect(own.setting.generation)
         timing = budget.read_timing(self.folder) or self._measure_times(own, known)
         budget.check_budget(self.folder, self.options, timing)
         share = self._scanned_share(own.complete)
         plan = budget.make_plan(self.options, timing, known.weak_passes, share)
         planned = Planned(plan, timing, known, own, ())
+        check_scales(self.model(planned), self.options.guidance_scales[1:])
         words = plan_words.describe(
             self.options, plan, timing, known, self.objective, self._deviations(planned)
         )
@@ -184,19 +193,17 @@ class Tuning:
         return self.sampler.engine.inspect(generation, tell)
 
     def _measure_times(self, own: ResolvedSetting, known: Facts) -> Timing:
-        """Time a step without and with a weak pass that skips the middle layer."""
+        """Time a step of CFG alone; what weak passes cost beside it is counted, not timed."""
         assert own.complete.steps is not None
         plain = self._quickest(own)
-        term = {"layers": [known.middle], "scale": 1.0}
-        weak = self._quickest(self.sampler.survey({"name": "weak", "stg": term}))
-        seconds = plain.seconds_per_step / max(plain.passes_per_step, 1.0)
+        passes = max(plain.passes_per_step, 1.0)
+        seconds = max(plain.seconds_per_step / passes, budget.SHORTEST)
         return Timing(
             seconds,
-            max(0.0, weak.seconds_per_step - plain.seconds_per_step),
-            2 * plain.passes_per_step * seconds,
+            2 * passes * seconds,
             self.sampler.engine.workers,
             own.complete.steps,
-            round(plain.passes_per_step),
+            round(passes),
             self._cost_of_preset(known, plain.passes_per_step),
         )
 
@@ -229,17 +236,20 @@ class Tuning:
     def _scan(self, planned: Planned) -> Generator[TuneEvent, None, LayerMap]:
         plan, options = planned.plan, self.options
         prompts = self.ids["race"][: plan.scan_prompts]
-        given = self._cfg_given(planned)
-        if options.scan_size is not None:
-            width, height, frames = options.scan_size
-            size = {"width": width, "height": height, "num_frames": frames}
-            given = {**given, "name": "scan", **size}
+        given = {**self._cfg_given(planned), **self._size_of_scan()}
         watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
         yield from self.sample_all("scan", [given], prompts, watch)
         layer_map = scanning.read_map(self.folder, given["name"], prompts)
         for text in scanning.write_map(self.folder, layer_map):
             yield Noted(text)
         return layer_map
+
+    def _size_of_scan(self) -> PlainData:
+        """Return what the setting of the scan has of its own; nothing at the size of all videos."""
+        if self.options.scan_size is None:
+            return {}
+        width, height, frames = self.options.scan_size
+        return {"name": "scan", "width": width, "height": height, "num_frames": frames}
 
     def _cfg_given(self, planned: Planned) -> PlainData:
         return {**cfg_alone(self.model(planned), self.model(planned).guidance_scale).given}
@@ -361,10 +371,12 @@ class Tuning:
         for number, stage in enumerate(search.STAGES):
             best = next((one for one in everyone if one.name == state.leader), None)
             if best is None or best.cell is None:
+                yield self.not_searched(search.not_around(stage, best))
                 continue
             entry, model = _scanned(layer_map, best.cell), self.model(planned)
             spread = search.around(stage, best, entry, model)
             if not spread:
+                yield self.not_searched(search.nothing_else(stage, best.name, model.steps))
                 continue
             cfg = next(one for one in everyone if one.role == "cfg")
             together = [cfg, best, *spread]
@@ -374,12 +386,12 @@ class Tuning:
                 self._race_rules(planned, passes, together), free=(cfg.name, best.name)
             )
             if not self._pays(planned, passes, spread, rules):
-                yield self._not_searched(search.not_paid(stage, best.name))
+                yield self.not_searched(search.not_paid(stage, best.name))
                 continue
             self.board.add(stage, spread)
             found = yield from self.race(stage, together, rules, prompts)
             if not found.rounds:
-                yield self._not_searched(search.too_late(stage, best.name))
+                yield self.not_searched(search.too_late(stage, best.name))
                 continue
             everyone += spread
             more = search.beyond([best, *spread], found, entry, model) if stage == "scale" else []
@@ -389,6 +401,7 @@ class Tuning:
                 everyone += more
             states[stage] = state = found
             self.rest -= self._of_budget(planned, found.passes)
+        yield self.not_searched(search.beside(everyone, layer_map.kinds.count("")))
         return everyone, self._together(everyone, tuple(states.values()))
 
     def _pays(
@@ -399,8 +412,10 @@ class Tuning:
         needed = prompts * rules.seeds * sum(one.passes for one in spread)
         return self._of_budget(planned, needed) <= passes
 
-    def _not_searched(self, text: str) -> Noted:
+    def not_searched(self, text: str) -> Noted:
+        """Note what was not searched, and why, for all who read the run."""
         self.board.notes.append(text)
+        self.board.not_searched.append(text)
         return Noted(text)
 
     def _together(self, everyone: Sequence[Candidate], states: Sequence[RaceState]) -> RaceState:

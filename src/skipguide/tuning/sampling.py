@@ -128,12 +128,20 @@ class Sampler:
         return {**self.options.common, **({"guidance_scale": scales[0]} if scales else {})}
 
     def survey(self, given: PlainData) -> ResolvedSetting:
-        """Fill in a setting and check it on the model.
+        """Fill in a setting, and check it on the model.
 
         Raises:
-            ValueError: if the model refuses it.
+            ValueError: for what the model refuses.
         """
-        return self.engine.survey([self.setting(given)], self._image())[0]
+        return self.survey_all([given])[0]
+
+    def survey_all(self, given: Sequence[PlainData]) -> list[ResolvedSetting]:
+        """Fill in settings, and check all of them on the model before its weights are read.
+
+        Raises:
+            ValueError: for what the model refuses.
+        """
+        return self.engine.survey([self.setting(one) for one in given], self._image())
 
     def cost(self, complete: Any) -> Cost:
         """Measure passes and seconds per step of complete settings."""

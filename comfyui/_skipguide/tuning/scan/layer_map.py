@@ -143,26 +143,48 @@ class LayerMap:
         the same skip and axis. Where that leaves too few, the list is filled up by rank. Cells that
         are left out are never in it.
         """
-        ranked = [k for k in self.order if not self.kinds[k]]
-        chosen: list[int] = []
-        for k in ranked:
-            if len(chosen) < n and self._differ([*chosen, k]):
-                chosen.append(k)
-        chosen += [k for k in ranked if k not in chosen][: max(n - len(chosen), 0)]
-        return [self.cells[k] for k in sorted(chosen, key=lambda k: self.rank[k])]
+        return [self.cells[k] for k in self._choose(n)[0]]
 
-    def _differ(self, chosen: Sequence[int]) -> bool:
-        if len(set(self.clusters[list(chosen)])) < len(chosen):
-            return False
-        lanes = [(self.cells[k].skip, self.cells[k].axis) for k in chosen]
-        neighbours = [
-            sum(
-                lanes[i] == lanes[j] and abs(self.places[k] - self.places[m]) == 1
-                for j, m in enumerate(chosen)
-            )
-            for i, k in enumerate(chosen)
+    def passed_over(self, n: int = FIRST) -> dict[str, str]:
+        """Return why cells of a better rank than the last of a shortlist are not in it, by name."""
+        return {self.cells[k].name: why for k, why in self._choose(n)[1].items()}
+
+    def _choose(self, n: int) -> tuple[list[int], dict[int, str]]:
+        """Return the cells of a shortlist by rank, and why those before its last are not in it."""
+        chosen: list[int] = []
+        passed: dict[int, str] = {}
+        for k in (k for k in self.order if not self.kinds[k]):
+            if len(chosen) == n:
+                break
+            if why := self._too_near(k, chosen):
+                passed[k] = why
+            else:
+                chosen.append(k)
+        for k in list(passed)[: n - len(chosen)]:
+            chosen.append(k)
+            del passed[k]
+        return sorted(chosen, key=lambda k: self.rank[k]), passed
+
+    def _too_near(self, k: int, chosen: Sequence[int]) -> str:
+        """Return what a cell is too near to be chosen beside others; "" if it is not."""
+        for other in chosen:
+            if self.clusters[other] == self.clusters[k]:
+                return f"pushes like {self.cells[other].name}"
+        near = self._neighbours(k, chosen)
+        crowded = near if len(near) > 1 else [
+            other for m in near for other in (m, *self._neighbours(m, chosen))
+        ]  # fmt: skip
+        return f"next to {' and '.join(self.cells[m].name for m in near)}" if crowded[1:] else ""
+
+    def _neighbours(self, k: int, chosen: Sequence[int]) -> list[int]:
+        """Return which of the chosen cells are of the layers beside a cell, and skipped as it."""
+        lane = (self.cells[k].skip, self.cells[k].axis)
+        return [
+            m
+            for m in chosen
+            if (self.cells[m].skip, self.cells[m].axis) == lane
+            and abs(self.places[k] - self.places[m]) == 1
         ]
-        return max(neighbours) <= 1
 
     def to_json(self) -> str:
         """Return the map as the text of `map.json` (docs/layer-map.md)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,11 @@ QUANTITY_WORDS = {
 }
 _FACTS = ("family", "denoiser", "depth", "width", "outputs", "prompts", "levels", "num_places")
 _RANKS = ("rank", "rank_low", "rank_high", "first_three")
+# Where ranks are shown beside a shortlist.
+RULE = (
+    "The shortlist takes cells by rank, but one alone of those that push the same way, and none"
+    " that would give a cell of it a second neighbour, unless too few are left."
+)
 COST = ("forwards", "seconds_strong", "seconds_weak")
 _DIGITS = 6
 
@@ -60,14 +66,15 @@ def write(found: LayerMap) -> str:
             "same_way": ranking.SAME_WAY,
         },
         "quantities": [_quantity(name) for name in ("score", *found.means, "cost")],
+        "shortlist_rule": RULE,
         "shortlist": [cell.name for cell in found.shortlist()],
-        "cells": [_cell(found, k) for k in range(len(found.cells))],
+        "cells": [_cell(found, k, found.passed_over()) for k in range(len(found.cells))],
         "gram": [[_plain(value) for value in row] for row in found.gram],
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def _cell(found: LayerMap, k: int) -> PlainData:
+def _cell(found: LayerMap, k: int, passed: Mapping[str, str]) -> PlainData:
     values = {name: _plain(array[k]) for name, array in found.means.items()}
     return {
         "name": found.cells[k].name,
@@ -75,6 +82,7 @@ def _cell(found: LayerMap, k: int) -> PlainData:
         "place": _plain(found.places[k]),
         "kind": found.kinds[k],
         "cluster": int(found.clusters[k]),
+        "passed_over": passed.get(found.cells[k].name, ""),  # by the shortlist, and why
         **{name: _plain(getattr(found, name)[k]) for name in _RANKS},
         "values": {"score": _plain(found.score[k]), **values, "cost": _plain(found.costs[k])},
         "intervals": {
@@ -159,7 +167,7 @@ def rows(found: LayerMap) -> list[PlainData]:
 
 
 def _row(found: LayerMap, k: int) -> PlainData:
-    cell = _cell(found, k)
+    cell = _cell(found, k, found.passed_over())
     values, intervals = cell.pop("values"), cell.pop("intervals")
     del cell["levels"]
     for name, (low, high) in intervals.items():

@@ -213,9 +213,32 @@ class ScanRecord:
         metadata = _metadata(data)
         try:
             arrays = safetensors.numpy.load(data)
-        except safetensors.SafetensorError as error:
+            record = cls._from_parts(arrays, json.loads(metadata["facts"]))
+            record.check_shapes()
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"a scan record must be whole, but {error}. Scan again.") from error
-        facts = json.loads(metadata["facts"])
+        return record
+
+    def check_shapes(self) -> None:
+        """Check that there is a number for each cell and state.
+
+        Raises:
+            ValueError: if there is not.
+        """
+        cells, states = len(self.cells), len(self.states)
+        wanted = {"places": (cells,), "costs": (cells,), "gram": (cells, cells, states)}
+        wanted |= dict.fromkeys(_ARRAYS[3:], (states,))
+        for name, shape in wanted.items():
+            if (came := getattr(self, name).shape) != shape:
+                raise ValueError(f"its {name} are {came} and not {shape}")
+        if missing := [name for name in QUANTITIES if name not in self.values]:
+            raise ValueError(f"it has no {missing[0]}")
+        for name, array in self.values.items():
+            if array.shape != (cells, states):
+                raise ValueError(f"its {name} is {array.shape} and not {(cells, states)}")
+
+    @classmethod
+    def _from_parts(cls, arrays: Mapping[str, Floats], facts: PlainData) -> ScanRecord:
         prefix = "values."
         cells, states = facts.pop("cells"), facts.pop("states")
         named: dict[str, Any] = {**facts, **{name: arrays[name] for name in _ARRAYS}}
@@ -243,8 +266,8 @@ def _metadata(data: bytes) -> dict[str, str]:
     """Return the metadata of a safetensors file: its header is JSON behind 8 bytes of length."""
     try:
         length = int.from_bytes(data[:8], "little")
-        found = json.loads(data[8 : 8 + length])["__metadata__"]
-    except (ValueError, KeyError):
+        found = dict(json.loads(data[8 : 8 + length])["__metadata__"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         found = {}
     if found.get("format") != _FORMAT:
         raise ValueError(

@@ -267,14 +267,16 @@ function ranked(map) {
     const place = map.shortlist.indexOf(cell.name) + 1;
     return el("tr", { class: place ? "listed" : "" },
       el("th", { scope: "row" }, cell.name,
-        place ? el("span", { class: "quiet" }, "shortlist") : null),
+        place || cell.passed_over
+          ? el("span", { class: "quiet" }, place ? "shortlist" : cell.passed_over) : null),
       el("td", {}, rankOf(cell)), el("td", { class: "wide" }, bar),
       el("td", {}, cell.first_three == null ? "–" : percent(cell.first_three)),
       el("td", {}, short(cell.values.score)));
   });
   return el("div", { class: "scrolled" }, el("table", { class: "numbers", id: "scan-first" },
     el("caption", {}, map.prompts < 2 ? "With one prompt there are no intervals."
-      : "In brackets: between which ranks 95 % of the resamples of prompts lie."),
+      : "In brackets: between which ranks 95 % of the resamples of prompts lie.",
+    ` ${map.shortlist_rule ?? ""}`),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "First cells"),
       el("th", { scope: "col" }, "Rank"), el("th", { class: "wide" }), el("th", { scope: "col" },
         "Among the first three"), el("th", { scope: "col" }, "Score"))),

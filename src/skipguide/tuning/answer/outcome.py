@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import skipguide
-from skipguide.families import preset_files, presets
+from skipguide.families import preset_files, preset_schema, presets
 from skipguide.families.preset_files import PresetFile, Provenance
 from skipguide.families.presets import Preset
+from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
+from skipguide.models.fields import flag_name
 from skipguide.runs import storage
 from skipguide.tuning.answer.answer import Answer
 from skipguide.tuning.answer.verdicts import NOT_MEASURED
@@ -29,6 +31,9 @@ from skipguide.tuning.scan.layer_map import LayerMap
 if TYPE_CHECKING:
     from skipguide.tuning.run import Tuning
 
+# Where a model runs, not what its videos are: the machine of who types the line decides that.
+_OF_MACHINE = ("device", "offload", "compile", "vae_tiling", "attention")
+
 
 def write(
     tuning: Tuning,
@@ -40,13 +45,13 @@ def write(
     """Write the files of an answer into the run, each at once or not at all."""
     folder, preset = tuning.folder, None
     if found.recommended is not None:
-        file = preset_of(tuning.options, planned, everyone, found)
-        storage.write_atomically(folder, PRESET, file.to_toml().encode())
+        file = preset_of(tuning.options, planned, everyone, found, tuning.command)
+        storage.write_file(folder, PRESET, file.to_toml().encode())
         preset = folder / PRESET
     command = line_to_type(tuning.options, preset)
     content = {**found.to_dict(), "command": command, "preset": preset and PRESET}
     text = json.dumps(finite(content), allow_nan=False, ensure_ascii=False)
-    storage.write_atomically(folder, f"{FOLDER}/answer.json", text.encode())
+    storage.write_file(folder, f"{FOLDER}/answer.json", text.encode())
     tuning.board.answer = content
     tuning.board.write()
     report = write_report(folder)
@@ -68,53 +73,67 @@ def line_to_type(options: TuneOptions, preset: Path | None) -> str:
     subject = [] if first.text is None else ["A PROMPT"]
     subject += [] if first.image is None else ["--image", "PICTURE"]
     words = ["skipguide", "generate", *subject, "--model", options.model]
-    return shlex.join([*words, "--preset", preset.as_posix()])
+    return shlex.join([*words, *_flags_beside(options), "--preset", preset.as_posix()])
+
+
+def _flags_beside(options: TuneOptions) -> list[str]:
+    """Return the flags of what all videos shared and no preset has: what is loaded, and how."""
+    in_preset = {"model", "steps", *preset_schema.OF_VIDEOS, *_OF_MACHINE}
+    found: list[str] = []
+    for name, value in options.common.items():
+        if name in in_preset or name not in GenerationSettings.model_fields or value is None:
+            continue
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, bool):
+                found.append(flag_name(name) if one else f"--no-{flag_name(name)[2:]}")
+            elif isinstance(one, str | int | float):
+                found += [flag_name(name), str(one)]
+    return found
 
 
 def preset_of(
-    options: TuneOptions, planned: Planned, everyone: Sequence[Candidate], found: Answer
-) -> PresetFile:
-    """Return the recommended setting as a preset, with where it comes from."""
+    options: TuneOptions, planned: Planned, everyone: Sequence[Candidate], found: Answer,
+    command: str = "",
+) -> PresetFile:  # fmt: skip
+    """Return the recommended setting as a preset, with where it comes from.
+
+    Args:
+        command: that was typed; "" from Python.
+    """
     by_name = {one.name: one for one in everyone}
     assert found.recommended is not None
     chosen = by_name[found.recommended]
     row = row_of(options, planned, chosen)
-    best = _best_stg(everyone, found, chosen)
     kept = None
-    if not chosen.has_stg and best is not None:
-        kept = row_of(options, planned, best)
-    made = provenance(options, planned, found)
+    if not chosen.has_stg and found.best_stg is not None:
+        kept = row_of(options, planned, by_name[found.best_stg.name])
+    made = dataclasses.replace(provenance(options, planned, found), command=command)
     if not chosen.has_stg:
         made = dataclasses.replace(made, verdict=preset_files.CFG_ALONE)
     return PresetFile(row, made, kept)
 
 
-def _best_stg(everyone: Sequence[Candidate], found: Answer, chosen: Candidate) -> Candidate | None:
-    """Return the best STG of those measured on prompts that chose nothing, beside the same CFG.
+def measured_size(options: TuneOptions, own: GenerationSettings) -> PlainData:
+    """Return what was asked for of all videos and a preset has: size, frames, and the like.
 
-    A file has one guidance scale, so that an STG which raced beside another one is not in it; and
-    one that left after a few prompts can look better there than it is.
+    A preset that left it out would make other videos than those that were measured.
 
     Args:
-        chosen: the setting of the file.
+        own: the settings of CFG alone, complete.
     """
-    gains = {
-        entry.name: entry.difference.estimate.value
-        for entry in found.contestants
-        if entry.held_back and entry.difference is not None
-    }
-    known = [
-        one
-        for one in everyone
-        if one.has_stg and one.name in gains and one.guidance_scale == chosen.guidance_scale
-    ]
-    return max(known, key=lambda one: gains[one.name], default=None)
+    found: PlainData = {}
+    for name in preset_schema.OF_VIDEOS:
+        value = getattr(own, name) if options.common.get(name) is not None else None
+        if value is not None:
+            whole = float(value)
+            found[name] = int(whole) if whole.is_integer() else whole
+    return found
 
 
 def row_of(options: TuneOptions, planned: Planned, one: Candidate) -> Preset:
     """Return a candidate as a row of presets."""
     facts, own = planned.facts, planned.own.complete
-    defaults: PlainData = {}
+    defaults: PlainData = {**measured_size(options, own)}
     scale = own.guidance_scale if one.guidance_scale is None else one.guidance_scale
     if scale is not None:
         defaults["guidance_scale"] = scale

@@ -53,7 +53,7 @@ class Kept:
     def features(self, extractor: str) -> dict[str, Floats]:
         """Return the features of clips, `(D,)` by key."""
         folder = self._features_folder(extractor)
-        return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+        return {path.stem: self._load(path) for path in sorted(folder.glob("*.npy"))}
 
     def feature_keys(self, extractor: str) -> set[str]:
         """Return the keys of the clips that have features, without reading these."""
@@ -66,7 +66,7 @@ class Kept:
     def reference(self, extractor: str) -> Floats:
         """Return the features of the reference, `(M, D)`; none as long as it is not read."""
         path = self._reference_path(extractor)
-        return np.load(path) if path.is_file() else np.zeros((0, 0))
+        return self._load(path) if path.is_file() else np.zeros((0, 0))
 
     def keep_reference(self, extractor: str, vectors: Floats) -> None:
         """Keep the features `(M, D)` of the reference."""
@@ -83,12 +83,16 @@ class Kept:
         if not path.is_file():
             return {}
         try:
-            return json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{path} must be JSON as tune wrote it, but it is damaged: {error}. Remove it: tune"
-                " measures again what is missing."
-            ) from None
+            return dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise _damaged(path, error) from None
+
+    @staticmethod
+    def _load(path: Path) -> Floats:
+        try:
+            return np.load(path)
+        except (ValueError, EOFError) as error:
+            raise _damaged(path, error) from None
 
     def _write(self, name: str, content: Mapping) -> None:
         with atomic_replace(self.folder / name) as (part,):
@@ -98,6 +102,13 @@ class Kept:
     def _save(path: Path, array: Floats) -> None:
         with atomic_replace(path) as (part,), part.open("wb") as file:
             np.save(file, array)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} must be as tune wrote it, but it is damaged: {error}. Remove it, and run the same"
+        " command again: it measures what is missing."
+    )
 
 
 class Measuring:

@@ -1,7 +1,7 @@
 """The plan of a tuning: what each stage gets of the budget, and what it can resolve.
 
 Everything is counted in forward passes of one sample. Hours are turned into passes once, by the
-times of one conditional and one weak pass, and what a video takes besides (text, decoding, writing)
+time of one pass, and what a video takes besides (text, decoding, writing)
 counts as passes too. These times are kept in the run, so that a tuning that goes on later makes the
 same plan."""
 
@@ -16,12 +16,14 @@ from pathlib import Path
 
 from skipguide.files.text import format_count
 from skipguide.method.protocols import PlainData
+from skipguide.method.validate import is_number
 from skipguide.stats.intervals import MIN_CLUSTERS
 from skipguide.tuning.names import FOLDER
 from skipguide.tuning.options import TuneOptions, kept_budget
 from skipguide.tuning.race.candidates import Candidate
 
 _FILE = f"{FOLDER}/timing.json"
+SHORTEST = 1e-6  # seconds of a pass that is over before a coarse clock ticks
 _SCAN_SHARE = 0.25  # of the budget, at most
 _ANSWER_SHARE = 0.3  # of what the scan leaves
 _SEARCH_SHARE = 0.3  # of what scan and answer leave
@@ -38,7 +40,6 @@ class Timing:
 
     Args:
         pass_seconds: of one forward pass of one sample.
-        weak_seconds: of one weak pass that skips the middle layer.
         beside_seconds: of a video, beside its passes; an estimate until videos are made.
         workers: videos made at a time.
         steps, plain_passes: of a video; passes per step without STG.
@@ -46,17 +47,23 @@ class Timing:
     """
 
     pass_seconds: float
-    weak_seconds: float
     beside_seconds: float
     workers: int
     steps: int
     plain_passes: int
     preset_cost: float = 1.0
 
+    def __post_init__(self) -> None:
+        above = ("pass_seconds", "workers", "steps", "plain_passes")
+        for name, value in vars(self).items():
+            if not is_number(value) or value < 0 or (name in above and value == 0):
+                least = "above 0" if name in above else "of 0 or more"
+                raise ValueError(f"{name} must be a finite number {least}, but is {value!r}")
+
     @property
     def beside(self) -> float:
         """What a video takes beside its passes, in passes."""
-        return self.beside_seconds / self.pass_seconds if self.pass_seconds else 0.0
+        return self.beside_seconds / self.pass_seconds
 
     def seconds(self, passes: float) -> float:
         """Return how long so many passes take, all workers together."""
@@ -73,11 +80,13 @@ def read_timing(folder: Path) -> Timing | None:
     if not path.is_file():
         return None
     try:
-        return Timing(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("weak_seconds", None)  # of runs of before: it was no more than noise
+        return Timing(**content)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"the times of a tuning must be JSON, but {path} is damaged ({error}). Remove it: they"
-            " are measured again."
+            f"the times of a tuning must be as tune measured them, but {path} is damaged"
+            f" ({error}). Remove it, and run the same command again: they are measured anew."
         ) from None
 
 
@@ -86,7 +95,7 @@ def keep_timing(folder: Path, timing: Timing) -> None:
     from skipguide.runs import storage
 
     content = json.dumps(dataclasses.asdict(timing)).encode()
-    storage.write_atomically(folder, _FILE, content)
+    storage.write_file(folder, _FILE, content)
 
 
 @dataclass(frozen=True)
@@ -406,9 +415,15 @@ def read_stops(folder: Path, hours: float | None) -> dict[str, int]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return dict(found["rounds"]) if found["hours"] == hours else {}
+        return _counts(found["rounds"]) if found["hours"] == hours else {}
     except (ValueError, KeyError, TypeError):  # a race that goes on a little longer is no harm
         return {}
+
+
+def _counts(found: PlainData) -> dict[str, int]:
+    """Return the entries that are numbers of rounds."""
+    known = {name: count for name, count in dict(found).items() if type(count) is int}
+    return {name: count for name, count in known.items() if count >= 0}
 
 
 def keep_stops(folder: Path, hours: float, rounds: dict[str, int]) -> None:
@@ -420,4 +435,4 @@ def keep_stops(folder: Path, hours: float, rounds: dict[str, int]) -> None:
     from skipguide.runs import storage
 
     content = json.dumps({"hours": hours, "rounds": rounds}).encode()
-    storage.write_atomically(folder, _STOPS, content)
+    storage.write_file(folder, _STOPS, content)

@@ -24,8 +24,9 @@ def describe(
     """
     yield (
         f"{facts.pipeline} ({facts.family}, {facts.depth} blocks): a forward pass of one sample"
-        f" takes {_seconds(timing.pass_seconds)}, a weak pass that skips {facts.middle}"
-        f" {_seconds(timing.weak_seconds)}. The budget is {_budget(options, plan)}{_by(timing)}."
+        f" takes {_seconds(timing.pass_seconds)}, and a weak pass of the scan is"
+        f" {facts.weak_passes / facts.cells:.2f} of one on average. The budget is"
+        f" {_budget(options, plan)}{_by(timing)}."
     )
     # Of a run of few steps, the same step can be the nearest one to two levels.
     levels = f"up to {format_count(len(plan.levels), 'noise level')}"

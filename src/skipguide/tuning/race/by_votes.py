@@ -16,6 +16,7 @@ from skipguide.tuning.board import finite
 from skipguide.tuning.events import Planned, TuneEvent, TuneResult
 from skipguide.tuning.objective.scores import ScoreTable
 from skipguide.tuning.plan.budget import ROUND
+from skipguide.tuning.race import search
 from skipguide.tuning.race import votes as vote_race
 from skipguide.tuning.race.candidates import Candidate
 from skipguide.tuning.race.race import BASELINE, Exit, RaceState
@@ -40,6 +41,7 @@ def finish(
     if not state.over:
         return _wait(tuning, layer_map, state, _asked(names, baseline.name, prompts))
     best = next(one for one in racing if one.name == state.leader)
+    yield tuning.not_searched(search.BY_VOTES)
     if best.name == baseline.name:
         return tuning.finish(planned, layer_map, racing, _answer(tuning, racing, state, []))
     kept = tuning.ids["held_back"]

@@ -123,6 +123,15 @@ def candidates(
     return found
 
 
+def check_scales(model: Model, lower: Sequence[float]) -> None:
+    """Check that a model can have further guidance scales, before anything is made.
+
+    Raises:
+        ValueError: where it has no CFG.
+    """
+    _guidance_scales(model, lower)
+
+
 def _guidance_scales(model: Model, lower: Sequence[float]) -> list[float | None]:
     own = model.guidance_scale
     if own is None and lower:

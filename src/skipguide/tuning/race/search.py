@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from skipguide.tuning.race.candidates import Candidate, Model, Scanned, with_cell
+from skipguide.tuning.race.candidates import PUSH, Candidate, Model, Scanned, with_cell
 from skipguide.tuning.race.state import RaceState
 
 Stage = Literal["scale", "window"]
@@ -70,6 +70,43 @@ def not_paid(stage: Stage, name: str) -> str:
 def too_late(stage: Stage, name: str) -> str:
     """Say that the hours leave no time for a search."""
     return f"The {stage} of {name} was not searched: the hours for it are used up."
+
+
+BY_VOTES = "Scale and window were not searched: a race by votes has neither."
+
+
+def not_around(stage: Stage, leader: Candidate | None) -> str:
+    """Say why there is no search: only a cell of the scan has a scale and a window of its own."""
+    said = f"The {stage} of STG was not searched:"
+    if leader is None:
+        return f"{said} the race has no leader."
+    if leader.role == "preset":
+        return f"{said} the published preset leads the race, and it is taken as it was published."
+    return f"{said} {leader.title} leads the race, and has none."
+
+
+def nothing_else(stage: Stage, name: str, steps: int) -> str:
+    """Say that there is nothing else to try: of few steps all windows are the same."""
+    return f"The {stage} of {name} was not searched: {steps} steps have no other one to try."
+
+
+def beside(everyone: Sequence[Candidate], cells: int) -> str:
+    """Say which cells of the scan were tried, and with what.
+
+    Args:
+        everyone: all that raced, of searches too.
+        cells: how many the scan has ranked.
+    """
+    raced = {one.cell for one in everyone if one.role == "scan"}
+    searched = sorted({one.cell.name for one in everyone if one.role == "search" and one.cell})
+    tried = f"Of the {cells} cells that the scan ranked, {len(raced)} raced, at scale {PUSH:g} over"
+    tried += " the whole run."
+    if searched:
+        tried += f" Another scale or window was tried of {' and '.join(searched)} alone."
+    left = cells - len(raced)
+    if left:
+        tried += f" The other {left} were not sampled: they are not in the shortlist."
+    return tried
 
 
 def _with_scales(

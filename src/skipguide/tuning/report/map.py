@@ -16,6 +16,7 @@ from skipguide.tuning.report.html import (
     table,
     told_cells,
 )
+from skipguide.tuning.scan.map_document import RULE
 
 _FIRST = 8
 _SHADES = 5
@@ -132,7 +133,7 @@ def _legend(found: PlainData) -> Markup:
     )  # fmt: skip
 
 
-def _first_cells(found: PlainData) -> Markup:
+def _first_cells(found: PlainData) -> list[Markup]:
     ranked = sorted(
         (cell for cell in found["cells"] if cell["rank"] is not None), key=lambda cell: cell["rank"]
     )
@@ -140,7 +141,8 @@ def _first_cells(found: PlainData) -> Markup:
     heads = ["First cells", f"Rank of {len(ranked)}", "Among the first three", *names]
 
     def row(cell: PlainData) -> Markup:
-        listed = el("small", "shortlist") if cell["name"] in found["shortlist"] else None
+        mark = "shortlist" if cell["name"] in found["shortlist"] else cell.get("passed_over")
+        listed = el("small", mark) if mark else None
         chance = cell["first_three"]
         texts = [
             number(cell["rank"]) + interval(cell["rank_low"], cell["rank_high"]),
@@ -150,4 +152,4 @@ def _first_cells(found: PlainData) -> Markup:
         head = el("th", cell["name"], listed, scope="row")
         return el("tr", head, told_cells(heads[1:], texts))
 
-    return table(heads, map(row, ranked[:_FIRST]), class_="told")
+    return [el("p", RULE), table(heads, map(row, ranked[:_FIRST]), class_="told")]

@@ -23,6 +23,8 @@ from skipguide.tuning.report import shown
 from skipguide.tuning.report import strips as report_strips
 from skipguide.tuning.report.html import Child, Markup, el, join, number, sentence
 
+_SET_ASIDE = " was set aside after "  # of the reasons in a run that does not have their kinds
+
 
 def write_report(run_folder: Path) -> Path:
     """Write the report of a tuning into its run, and return its path; all of it or nothing.
@@ -42,7 +44,7 @@ def write_report(run_folder: Path) -> Path:
                 f" {folder} has no {FOLDER}/. Name the folder of a tuning."
             )
         page = _page(run, found)
-    storage.write_atomically(folder, REPORT, page.encode("utf-8", "backslashreplace"))
+    storage.write_file(folder, REPORT, page.encode("utf-8", "backslashreplace"))
     return folder / REPORT
 
 
@@ -156,10 +158,10 @@ def _measured(found: PlainData) -> Iterator[str]:
             "Intervals of the race are 95 % confidence sequences of paired differences per prompt:"
             " they hold at all moments together, so that looking after every round costs nothing. A"
             " setting went when its interval lay below the leader or below a floor, or when none of"
-            " its videos had a value. Where the budget did not suffice for all, those that stood"
-            " lower were set aside, which does not show that they are worse. The reason stands"
-            " below each."
+            " its videos had a value. The reason stands below each."
         )
+        yield from _halved(race)
+    yield from race.get("not_searched") or ()
     if floors := metric.get("floors"):
         yield f"Floors, as a share of what CFG alone has: {_floors(floors)}."
     if kept and metric.get("kind") != "none":
@@ -171,6 +173,25 @@ def _measured(found: PlainData) -> Iterator[str]:
     yield (
         "Ranks of the map have intervals over resamples of its prompts. A cost is counted in"
         " forward passes of one sample through the denoiser."
+    )
+
+
+def _halved(race: PlainData) -> Iterator[str]:
+    """Say that the budget was shared by halving, where somebody was set aside by it."""
+    rows = race.get("candidates") or []
+    aside = [
+        one["name"]
+        for one in rows
+        if one.get("out_kind") == "set aside" or _SET_ASIDE in (one.get("out_reason") or "")
+    ]
+    if not aside:
+        return
+    yield (
+        "The budget did not suffice for all settings on all prompts, so it was shared by halving:"
+        " after each of several equal parts of it the half that stood lower was set aside, but"
+        " nobody for whom the rest sufficed (sequential halving; Karnin, Koren and Somekh 2013)."
+        f" {', '.join(aside)} {'was' if len(aside) == 1 else 'were'} set aside so, on few prompts,"
+        " which does not show that they are worse."
     )
 
 

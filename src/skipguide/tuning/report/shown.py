@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from skipguide.files.places import data_without_folders, without_folders
@@ -73,8 +73,22 @@ def compared_settings(run: Run) -> PlainData | None:
     Returns:
         {"names", "baseline", "prompts"}: settings, the one of CFG alone, and ids of prompts.
     """
-    race = _read_file(run.folder, "race", []) or {}
-    return race.get("votes")
+    asked = (_read_file(run.folder, "race", []) or {}).get("votes")
+    if not asked or _wrong_in(run, asked):
+        return None
+    return asked
+
+
+def _wrong_in(run: Run, asked: object) -> str:
+    """Return what is wrong with which votes are wanted; "" if nothing is."""
+    listed = asked if isinstance(asked, dict) else {}
+    names, prompts = listed.get("names"), listed.get("prompts")
+    known = {setting.name for setting in run.settings()}
+    if not isinstance(names, list) or not isinstance(prompts, list):
+        return "they must be of some settings on some prompts"
+    if unknown := [name for name in [*names, listed.get("baseline")] if name not in known]:
+        return f"the run has no setting {unknown[0]!r}"
+    return ""
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -94,7 +108,7 @@ def _read_file(
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{FOLDER}/{name}.json cannot be read: {error}.")
         return None
     is_known = isinstance(content, dict) and (
@@ -112,10 +126,13 @@ def _read_file(
 def _read_votes(run: Run, asked: PlainData | None, problems: list[str]) -> PlainData | None:
     if not asked:
         return None
-    try:
-        prompts: Sequence[int] | None = asked.get("prompts")
-        rules = vote_race.VoteRules.of(asked)
-        return vote_race.state(run, asked["names"], asked["baseline"], prompts, rules).to_dict()
-    except (KeyError, ValueError) as error:
-        problems.append(f"The votes of the race cannot be counted: {error}")
+    if wrong := _wrong_in(run, asked):
+        problems.append(
+            f"The votes of the race cannot be counted: {wrong}. Run the command of the tuning"
+            " again, which writes tune/race.json anew."
+        )
         return None
+    rules = vote_race.VoteRules.of(asked)
+    return vote_race.state(
+        run, asked["names"], asked["baseline"], asked["prompts"], rules
+    ).to_dict()

@@ -143,19 +143,24 @@ def scan_subjects(
     options: ScanOptions,
     folder: Path | None,
     on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[ScanRecord]:
     """Scan some calls of a pipeline, each once.
 
     Args:
         folder: where records are kept, a file for each as soon as it is there; one that is there
-            is read. None keeps none.
+            is read; one that is damaged is made again. None keeps none.
         on_progress: called after each state, and for each record that was there.
+        on_note: called with a sentence for each record that was damaged.
 
     Raises:
-        ValueError: as `TrajectoryScan`, or for a record in the folder that is damaged.
+        ValueError: as `TrajectoryScan`.
     """
     listed, found = list(subjects), list[ScanRecord]()
     paths = [_path_of(subject, folder) for subject in listed]
+    for text in remove_damaged([path for path in paths if path is not None]):
+        if on_note is not None:
+            on_note(text)
     clock = _Clock(len(listed), sum(path is None or not path.is_file() for path in paths))
     for number, (subject, path) in enumerate(zip(listed, paths, strict=True), 1):
         tell = clock.teller(number, on_progress)
@@ -170,6 +175,25 @@ def scan_subjects(
             with atomic_replace(path) as (part,):
                 part.write_bytes(found[-1].to_bytes())
     return found
+
+
+def remove_damaged(paths: Iterable[Path]) -> list[str]:
+    """Remove the records that cannot be read, and return a sentence for each.
+
+    The rest of a scan makes anew what is not there.
+    """
+    said = []
+    for path in paths:
+        try:
+            if path.is_file():
+                ScanRecord.from_bytes(path.read_bytes())
+        except ValueError as error:
+            path.unlink()
+            said.append(
+                f"the record of a scan {path.name} was damaged ({str(error).rstrip('.')}) and is"
+                " made again"
+            )
+    return said
 
 
 def _path_of(subject: Subject, folder: Path | None) -> Path | None:

@@ -14,6 +14,7 @@ from skipguide.runs import Run
 from skipguide.runs.watch import Watched, watched_file
 from skipguide.tuning.names import FOLDER
 from skipguide.tuning.scan import map_files
+from skipguide.tuning.scan import run as scan_run
 from skipguide.tuning.scan.layer_map import LayerMap, ScanOptions, ScanRecord
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def read_map(folder: Path, setting: str, prompts: Sequence[int]) -> LayerMap:
         prompts: the ids of their prompts.
 
     Raises:
-        ValueError: if a video failed, or a record is damaged.
+        ValueError: if a video failed.
     """
     watch = ScanWatch(ScanOptions())
     with Run.open(folder) as run:
@@ -87,17 +88,17 @@ def read_map(folder: Path, setting: str, prompts: Sequence[int]) -> LayerMap:
             f"the scan needs the videos of {setting!r}, but one of them failed: {reason}. Mend"
             " that, and run the same command again with --retry-failed."
         )
-    return LayerMap.build([_read_record(folder / watched_file(watch, clip.key)) for clip in clips])
+    paths = [folder / watched_file(watch, clip.key) for clip in clips]
+    return LayerMap.build([ScanRecord.from_bytes(path.read_bytes()) for path in paths])
 
 
-def _read_record(path: Path) -> ScanRecord:
-    try:
-        return ScanRecord.from_bytes(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the record of a scan must be there and whole, but {path} is not: {error}. Remove it"
-            " and run the same command again: it is scanned anew."
-        ) from error
+def remove_damaged(folder: Path) -> list[str]:
+    """Remove the records of a run that cannot be read; return a sentence for each.
+
+    The sweep of the scan makes those again that it needs.
+    """
+    place = folder / ScanWatch(ScanOptions()).folder
+    return scan_run.remove_damaged(sorted(place.glob("*.safetensors")))
 
 
 def write_map(folder: Path, layer_map: LayerMap) -> list[str]:
