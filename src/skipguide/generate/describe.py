@@ -101,8 +101,12 @@ def _scale(term: ReadOnlyData) -> str:
 
 
 def _what(term: ReadOnlyData) -> str:
-    """ "soft 0.5 2": what is done to which layers."""
-    return " ".join(_what_words(term))
+    """ "soft 0.5 2, normalized, 0.25-1": what is done to which layers, how, and when."""
+    found = " ".join(_what_words(term))
+    found += ", normalized" if term.get("normalize") else ""
+    start, stop = term.get("start") or 0.0, term.get("stop", 1.0)
+    found += f", {start:g}-{stop:g}" if (start, stop) != (0.0, 1.0) else ""
+    return found + (f", every {every}" if (every := term.get("every") or 1) > 1 else "")
 
 
 def _what_words(term: ReadOnlyData) -> Iterator[str]:
