@@ -6,7 +6,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(addprefix -c 
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test pytest lint bench bench-all figures paper
+.PHONY: setup demo test pytest lint bench bench-all figures paper why
 .PHONY: test-matrix test-long test-kills test-ray test-quantize test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
 .PHONY: comfyui options-page clean
@@ -58,6 +58,10 @@ options-page: $(READY)
 paper: $(READY)
 	$(BIN)/skipguide paper run
 	$(BIN)/skipguide paper report
+
+# docs/why.md, its figures and numbers, in under 3 minutes on two cores.
+why: $(READY)
+	$(BIN)/skipguide paper why
 
 # The cases of the pipelines that do not stand for others (tests/support/matrix.py).
 test-matrix: $(READY)

@@ -42,6 +42,7 @@ def refused(*args: object) -> str:
         "lab train mochi --folder /proc/x",
         "lab pack mochi --docs /proc/x",
         "paper report --docs /proc/x",
+        "paper why --docs /proc/x",
         "paper run --folder /proc/x",
         "generate x --out /proc/x.mp4",
         "compare x --out-dir /proc/x",

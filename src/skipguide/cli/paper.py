@@ -181,6 +181,44 @@ def tune(
     console.print_result(tune_tables.format_proof(found), tune_tables.proof_data(found), as_json)
 
 
+@paper.command()
+def why(
+    networks: Annotated[int, typer.Option(min=1, help="How many, by seed.")] = 6,
+    steps: Annotated[int, typer.Option(min=10, help="Of each training.")] = 2000,
+    samples: Annotated[int, typer.Option(min=64, help="Of each class and setting.")] = 512,
+    docs: Annotated[
+        Path,
+        typer.Option(
+            help="Gets why.md, and why/ with figures and raw numbers.",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
+    ] = Path("docs"),
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
+    ] = False,
+) -> None:
+    """Show why guidance by a weak model works.
+
+    Small networks are trained on a plane whose density is known, and guided in all ways.
+    """
+    _check_folder("--docs", docs)
+    from skipguide.paper import missing_records, why_figures, why_page
+    from skipguide.paper.why import Plan, measure
+
+    missing_records.check_matplotlib()
+    if not text_only:
+        plan, found, drawn = Plan(networks, steps, samples), [], []
+        for nets, numbers in measure(plan):
+            found.append(numbers)
+            drawn = drawn or [nets]
+            typer.echo(f"  network {len(found)} of {networks}", err=True)
+        typer.echo(why_page.write_numbers(plan, found, docs))
+        for path in why_figures.write_figures(why_page.read_numbers(docs)[1], drawn[0], docs):
+            typer.echo(path)
+    typer.echo(why_page.write_page(docs))
+
+
 def _make_scans(docs: Path, chosen: Sequence[str]) -> None:
     """Make the scans that belong to the maps of some models and are not there."""
     from skipguide.paper import tune_maps, tune_proof, tune_scans
