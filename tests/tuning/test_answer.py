@@ -116,6 +116,27 @@ def test_few_prompts_have_no_interval_and_claim_nothing() -> None:
     assert "has no interval: an interval needs 5 different prompts or more" in found.sentences[1]
 
 
+def test_five_prompts_do_not_say_that_one_of_them_carries_a_gain() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.5, 0.5)}, deviation=0.01)
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT[:5])
+    assert found.verdict == "use CFG alone"
+    assert "so few have no interval, and it may be that one alone" in found.sentences[1]
+    assert "carries it" not in " ".join(found.sentences)
+    six = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT[:6])
+    assert (six.verdict, six.recommended) == ("use", "R8")
+
+
+def test_more_steps_that_are_better_are_recommended_where_stg_is_not() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.0), "cfg 21 steps": (0.02, 0.2)})
+    racers = [CFG, STG, MORE_STEPS]
+    state = race(scores, *racers)
+    found = answer(racers, state, scores, KEPT)
+    assert (found.winner, found.recommended) == ("R8", "cfg 21 steps")
+    assert found.verdict == "use CFG alone"
+    assert "it has more" in found.sentences[0]
+    assert found.sentences[0].endswith("which R8 has not.")
+
+
 def test_a_broken_floor_is_not_recommended() -> None:
     scores = table({"cfg": (0, 0), "R8": (0.05, 0.05)})
     rng = np.random.default_rng(0)

@@ -52,7 +52,7 @@ def test_a_video_costs_its_passes_where_the_budget_is_in_passes() -> None:
 def test_a_dear_scan_looks_at_less() -> None:
     cheap = make_plan(options(passes=4_000), TIMING, weak_passes=40)
     assert (cheap.scan_prompts, len(cheap.levels)) == (4, 4)
-    small = make_plan(options(passes=1_500), TIMING, weak_passes=40)
+    small = make_plan(options(passes=1_600), TIMING, weak_passes=40)
     assert (small.scan_prompts, small.levels) == (2, (0.95, 0.8, 0.6, 0.3))
     least = make_plan(options(passes=1_400), TIMING, weak_passes=80)
     assert (least.scan_prompts, least.levels) == (1, (0.95, 0.3))
@@ -83,12 +83,12 @@ def _least(asked: TuneOptions) -> float:
 
 
 def test_a_budget_that_pays_for_no_tuning_is_refused_with_what_would() -> None:
-    """The scan of one prompt at two levels, a round of three settings, five prompts' answer."""
-    least = 20 + 2 * 7 + 4 * (20 + 2 * 30) + 5 * (20 + 3 * 30)
+    """The scan of one prompt at two levels, a round of three settings, six prompts' answer."""
+    least = 20 + 2 * 7 + 4 * (20 + 2 * 30) + 6 * (20 + 4 * 30)
     asked = options(passes=least)
     plan = make_plan(asked, TIMING, 6)
     assert plan.scan + plan.race + plan.search + plan.answer == pytest.approx(least)
-    assert (plan.candidates, plan.rounds, plan.held_back) == (3, 1, 5)
+    assert (plan.candidates, plan.rounds, plan.held_back) == (3, 1, 6)
     with pytest.raises(ValueError, match=rf"takes {least} forward passes .* Give --passes {least}"):
         make_plan(dataclasses.replace(asked, passes=least - 1), TIMING, 6)
     with pytest.raises(ValueError, match=r"Give --hours 0\.0\d+ or more"):
@@ -113,8 +113,8 @@ def test_a_third_of_the_prompts_is_kept_back() -> None:
     assert sorted([*racing, *kept]) == list(range(10))
     assert (len(racing), len(kept)) == (7, 3)
     assert [len(part) for part in options(2).split()] == [1, 1]
-    assert "an interval needs 5" in options(10).notes()[0]
-    assert not options(15).notes()
+    assert "to claim a gain takes 6" in options(10).notes()[0]
+    assert not options(18).notes()
 
 
 def test_a_sorted_file_is_shuffled() -> None:
@@ -140,6 +140,20 @@ def test_the_order_of_a_file_changes_nothing() -> None:
     )
     for one, other in zip(there.split(), back.split(), strict=True):
         assert [there.prompts[i].text for i in one] == [back.prompts[i].text for i in other]
+
+
+def test_a_text_never_both_chooses_and_measures() -> None:
+    rows = [
+        Prompt(f"prompt {i}", settings={"negative_prompt": negative})
+        for i in range(15)
+        for negative in ("blurry", "dark")
+    ]
+    asked = TuneOptions("lab-mochi", tuple(rows))
+    racing, kept = ({asked.prompts[i].text for i in part} for part in asked.split())
+    assert not racing & kept
+    assert len(kept) == 5
+    alone = TuneOptions("lab-mochi", tuple(rows[:2]))
+    assert [len(part) for part in alone.split()] == [1, 1]
 
 
 def test_a_text_is_in_one_part_alone_with_all_its_seeds() -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from skipguide.runs import Run
+from skipguide.tuning.report import race as report_race
 from skipguide.tuning.report import report
 from support import tuned
 from support.painted import FRAMES, SIZE, grey
@@ -246,3 +247,10 @@ def test_tables_wrap_or_scroll_on_a_phone(run: Path) -> None:
         assert re.search(rf"\.{kind} \.number\b[^}}]*white-space: normal", narrow)
     assert page.count("<table") == page.count('<div class="scrolled"><table')
     assert re.search(r"\.scrolled {[^}]*overflow-x: auto", page)
+
+
+def test_the_chart_reaches_to_values_without_intervals() -> None:
+    rows = [{"difference": 0.056, "low": None, "high": None}, {"difference": -0.01}]
+    least, most = report_race._reach(rows)
+    assert least <= -0.01
+    assert most >= 0.056

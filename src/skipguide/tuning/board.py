@@ -106,6 +106,10 @@ class Board:
         """Return the seconds of all videos of the run and of its scan, by whichever process."""
         return self._used()["seconds_used"]
 
+    def scan_passes(self) -> float:
+        """Return the passes that the scan took beside its videos."""
+        return self._used()["scan_passes"]
+
     def seconds_per_pass(self) -> float:
         """Return the seconds of a forward pass in the videos so far, with all that is beside it."""
         used = self._used()

@@ -24,6 +24,8 @@ from skipguide.tuning.scan.layer_map import ScanOptions
 _FILE = "options.json"
 _FORMAT = 2  # since prompts are shuffled before a third is kept back
 _KEPT_BACK_EVERY = 3  # of the prompts one in three chooses nothing
+# Of the prompts kept back, for a gain: an interval must be left without the best of them.
+FEWEST_KEPT = MIN_CLUSTERS + 1
 DEFAULT_HOURS = 1.0
 _OF_ONE_PROMPT = "negative_prompt"  # the one setting that prompts may have of their own
 
@@ -76,7 +78,7 @@ class TuneOptions:
         if len(self.prompts) < 2:
             raise ValueError(
                 f"a tuning needs 2 prompts at least, one of which chooses nothing, but got"
-                f" {len(self.prompts)}. Give {_KEPT_BACK_EVERY * MIN_CLUSTERS} or more, so that the"
+                f" {len(self.prompts)}. Give {_KEPT_BACK_EVERY * FEWEST_KEPT} or more, so that the"
                 " answer has an interval."
             )
         for prompt in self.prompts:
@@ -121,19 +123,32 @@ class TuneOptions:
 
         Both in the order in which they are used.
         """
-        order = self._order
-        kept = order[_KEPT_BACK_EVERY - 1 :: _KEPT_BACK_EVERY] or order[-1:]
-        return [i for i in order if i not in kept], kept
+        groups = self._groups
+        kept = groups[_KEPT_BACK_EVERY - 1 :: _KEPT_BACK_EVERY] or groups[-1:]
+        racing = [group for group in groups if group not in kept]
+        if not racing:  # one text, with other negative prompts
+            (group,) = groups
+            racing, kept = [group[:-1]], [group[-1:]]
+        return [i for group in racing for i in group], [i for group in kept for i in group]
 
     @functools.cached_property
-    def _order(self) -> list[int]:
-        """The numbers of the prompts, shuffled by their own hashes.
+    def _groups(self) -> list[list[int]]:
+        """The numbers of the prompts, those of one text and picture together, shuffled by hashes.
 
         A file that is sorted by subject would race one subject first, and keep back one in three of
         a pattern. The order of a file and the prompts beside a prompt change nothing.
         """
-        keys = [to_json(_prompt_content(prompt)).encode() for prompt in self.prompts]
-        return sorted(range(len(keys)), key=lambda i: hashlib.sha256(keys[i]).digest())
+        found: dict[bytes, list[int]] = {}
+        for number, prompt in enumerate(self.prompts):
+            content = _prompt_content(prompt)
+            shown = to_json([content["text"], content["image"]])
+            found.setdefault(hashlib.sha256(shown.encode()).digest(), []).append(number)
+        return [found[key] for key in sorted(found)]
+
+    @property
+    def most_seeds(self) -> int:
+        """How many videos a setting has on a prompt, at most: rows may have seeds of their own."""
+        return max(len(self.seeds_of(prompt)) for prompt in self.prompts)
 
     def seeds_of(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the seeds of the videos of a prompt."""
@@ -156,12 +171,12 @@ class TuneOptions:
     def notes(self) -> list[str]:
         """Return what is worth saying before work begins, a sentence each."""
         kept = len(self.split()[1])
-        if kept >= MIN_CLUSTERS:
+        if kept >= FEWEST_KEPT:
             return []
         return [
             f"{kept} of {len(self.prompts)} prompts {'is' if kept == 1 else 'are'} kept back to"
-            f" measure the answer on, and an interval needs {MIN_CLUSTERS}: give"
-            f" {_KEPT_BACK_EVERY * MIN_CLUSTERS} prompts or more to get one."
+            f" measure the answer on, and to claim a gain takes {FEWEST_KEPT}: give"
+            f" {_KEPT_BACK_EVERY * FEWEST_KEPT} prompts or more."
         ]
 
 

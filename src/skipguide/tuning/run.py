@@ -19,7 +19,6 @@ from skipguide.runs.engine import Cost, Engine, OnStep
 from skipguide.runs.jobs import ResolvedSetting
 from skipguide.runs.ledger import NotBegunError
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
-from skipguide.stats.intervals import MIN_CLUSTERS
 from skipguide.tuning import facts
 from skipguide.tuning.answer import answer as answers
 from skipguide.tuning.answer.answer import Answer
@@ -36,7 +35,7 @@ from skipguide.tuning.events import (
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.objective.objective import Objective
 from skipguide.tuning.objective.scores import ScoreTable
-from skipguide.tuning.options import TuneOptions, check_images, check_run, keep_options
+from skipguide.tuning.options import FEWEST_KEPT, TuneOptions, check_images, check_run, keep_options
 from skipguide.tuning.plan import budget, resolution
 from skipguide.tuning.plan.budget import Timing
 from skipguide.tuning.race import search
@@ -124,8 +123,11 @@ class Tuning:
             return (yield from by_votes.finish(self, planned, layer_map, racing))
         if not self.objective.spec.measures:
             return (yield from self._show(planned, layer_map, racing))
-        self.reserve = min(planned.plan.answer, self._answer_cost(planned, racing))
-        passes = planned.plan.race + planned.plan.answer - self.reserve
+        plan = planned.plan
+        self.rest = plan.total - self._scan_cost(planned)
+        self.reserve = min(plan.answer, self._answer_cost(planned, racing))
+        # What scan and answer need less than was planned is for the race.
+        passes = self.rest - self.reserve - plan.search
         rules = self._race_rules(planned, passes, racing)
         state = yield from self.race("race", racing, rules, self.ids["race"])
         self.rest -= self._of_budget(planned, state.passes)
@@ -138,7 +140,6 @@ class Tuning:
         self.sampler.register()
         keep_options(self.folder, self.options)
         budget.keep_timing(self.folder, planned.timing)
-        self.rest = planned.plan.total - planned.plan.scan
         self._hold_back(planned.plan.held_back)
         self.board.plan = planned.plan
         self.board.sentences, self.board.notes = planned.sentences, [*self.notes]
@@ -291,11 +292,21 @@ class Tuning:
         """Return what forward passes of videos cost of the budget."""
         return passes / budget.denoising_share(self.options, planned.timing)
 
+    def _scan_cost(self, planned: Planned) -> float:
+        """Return what the scan has taken of the budget, beside what counts as the race's.
+
+        Of few steps, levels of noise fall together, so that it can be less than was planned. The
+        videos of a scan at full size are the first of CFG alone, which the race counts.
+        """
+        if self.options.scan_size is not None:
+            return planned.plan.scan
+        return min(planned.plan.scan, self.board.scan_passes())
+
     def _answer_cost(self, planned: Planned, racing: Sequence[Candidate]) -> float:
         """Return what the answer costs of the budget if the dearest come to it."""
         dearest = sorted(one.passes for one in racing)[-budget.FINALISTS :]
         return self._of_budget(
-            planned, planned.plan.held_back * len(self.options.seeds) * sum(dearest)
+            planned, planned.plan.held_back * self.options.most_seeds * sum(dearest)
         )
 
     def _floor_rules(self) -> RaceRules:
@@ -303,7 +314,7 @@ class Tuning:
             round_size=budget.ROUND,
             floors=self.objective.floors,
             lower=self.objective.lower,
-            seeds=len(self.options.seeds),
+            seeds=self.options.most_seeds,
         )
 
     def race(
@@ -488,8 +499,8 @@ class Tuning:
         In hours it is what the rest of them has time for at the pace of the videos so far.
         """
         kept = len(self.options.split()[1])
-        fewest = min(kept, MIN_CLUSTERS)
-        per_prompt = len(self.options.seeds) * sum(one.passes for one in finalists)
+        fewest = min(kept, FEWEST_KEPT)
+        per_prompt = self.options.most_seeds * sum(one.passes for one in finalists)
         if self.options.clock_hours is None:
             found = math.floor(self.rest / self._of_budget(planned, per_prompt))
             return min(kept, max(fewest, found))

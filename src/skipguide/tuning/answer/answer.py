@@ -353,12 +353,14 @@ def answer(
     floors = {one.name: kept.floors(rules, one.name) for one in ranked}
     holding = [one for one in ranked if all(floor.is_held for floor in floors[one.name])]
     chosen = _recommend(holding, baseline, kept)
-    verdict = _verdict(chosen, gain if chosen is winner else kept.gain(chosen.name, baseline.name))
+    own = gain if chosen is winner else kept.gain(chosen.name, baseline.name)
+    verdict = _verdict(chosen, own)
     parts = [kept.part(metric, winner.name) for metric in scores.parts]
     best = _best_stg(ranked, baseline, kept)
     sentences = words.answer(
         verdict, winner, chosen, baseline, gain, parts if len(parts) > 1 else [],
         floors[winner.name], [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]], best,
+        own,
     )  # fmt: skip
     if scores.of_set is not None:
         names = [baseline.name, *(one.name for one in ranked)]
@@ -412,15 +414,16 @@ def _recommend(holding: Sequence[Racer], baseline: Racer, kept: _HeldBack) -> Ra
         holding: who holds all floors beside CFG alone, best first.
     """
     signs = {one.name: kept.gain(one.name, baseline.name).sign for one in holding}
-    best = next(iter(holding), baseline)
-    if signs.get(best.name, 0) <= 0:
+    better = [one for one in holding if signs[one.name] > 0]
+    if not better:
         # CFG alone is as good as any: only what is cheaper still can take its place.
         first, tied = baseline, [baseline, *(one for one in holding if signs[one.name] >= 0)]
     else:
-        first, tied = best, [best]
-        for one in holding[1:]:
-            against = kept.gain(one.name, best.name).difference.estimate.sign
-            tied += [one] if against >= 0 and signs[one.name] > 0 else []
+        first, *others = better
+        tied = [first]
+        for one in others:
+            against = kept.gain(one.name, first.name).difference.estimate.sign
+            tied += [one] if against >= 0 else []
     least = min(one.passes for one in tied)
     cheap = [one for one in tied if one.passes <= SAME_COST * least]
     return first if first in cheap else min(cheap, key=lambda one: one.passes)

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 def answer(
     verdict: Verdict, winner: Racer, chosen: Racer, baseline: Racer, gain: Gain,
     parts: Sequence[Gain], floors: Sequence[FloorCheck], others: Sequence[tuple[Racer, Gain]],
-    best: BestSTG | None,
+    best: BestSTG | None, own: Gain,
 ) -> list[str]:  # fmt: skip
-    """Return the answer, the gain, floors, and how the others did, a sentence each."""
+    """Return the answer, the gain, floors, and how the others did, a sentence each.
+
+    Args:
+        gain, own: of the winner of the race, and of the chosen one.
+    """
     broken = next((one for one in floors if not one.is_held), None)
     found = [
-        _verdict(verdict, winner, chosen, baseline, gain, broken),
+        _verdict(verdict, winner, chosen, baseline, gain, broken, own),
         _gain(winner, baseline, gain),
     ]
     found += [
@@ -59,7 +63,7 @@ def _best_stg(best: BestSTG | None, winner: Racer, gain: Gain) -> str:
 
 def _verdict(
     verdict: Verdict, winner: Racer, chosen: Racer, baseline: Racer, gain: Gain,
-    broken: FloorCheck | None,
+    broken: FloorCheck | None, own: Gain,
 ) -> str:  # fmt: skip
     sign, over = gain.sign, _reference(winner, baseline)
     it = "it" if chosen is baseline else chosen.title
@@ -67,6 +71,9 @@ def _verdict(
         why = f"{winner.title} falls below the floor of {broken.metric}"
         if verdict == USE:
             why = f"it has more {gain.metric} than {over}, and {why}"
+    elif sign <= 0 < own.sign and chosen is not baseline:
+        more = f"it has more {gain.metric} than {_reference(chosen, baseline)}"
+        why = f"{more}, {interval(own.difference.estimate)}, which {winner.title} has not"
     elif sign < 0:
         why = f"{winner.title} is worse than {'it' if chosen is baseline else over}"
     elif gain.difference.estimate.low is None:
@@ -108,8 +115,7 @@ def _gain(winner: Racer, baseline: Racer, gain: Gain) -> str:
     if gain.sign != found.sign:
         return (
             f"The gain of {_named(winner)} over {over} in {gain.metric} is {interval(found)}"
-            f" {where}, but one of these prompts carries it: without that one the interval holds 0."
-            " It is not counted as a gain."
+            f" {where}, but {_carried(gain)} It is not counted as a gain."
         )
     half = (found.high - found.low) / 2
     seen = "" if found.sign else f" So many prompts can show differences above {half:.2g}."
@@ -117,6 +123,14 @@ def _gain(winner: Racer, baseline: Racer, gain: Gain) -> str:
         f"The gain of {_named(winner)} over {over} in {gain.metric} is {interval(found)} {where}:"
         f" {says}.{seen}"
     )
+
+
+def _carried(gain: Gain) -> str:
+    """Say why a gain whose interval leaves out 0 is none."""
+    without = gain.without_best
+    if without is not None and without.estimate.low is None:
+        return "with one of them left out, so few have no interval, and it may be that one alone."
+    return "one of these prompts carries it: without that one the interval holds 0."
 
 
 def _floor(one: FloorCheck) -> str:
@@ -137,6 +151,8 @@ def _floor(one: FloorCheck) -> str:
 def _other(winner: Racer, other: Racer, gain: Gain) -> str:
     found = gain.difference.estimate
     said = {1: "is better than", -1: "is worse than", 0: "is not distinguishable from"}[found.sign]
+    if found.low is None:
+        said = "cannot be told apart, for there is no interval, from"
     priced = ", at the same price" if other.role == AT_THE_SAME_PRICE else ""
     return (
         f"{winner.title} {said} {_named(other)}{priced} ({other.passes:g} forward passes a video):"

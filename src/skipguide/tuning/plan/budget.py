@@ -17,9 +17,8 @@ from pathlib import Path
 from skipguide.files.text import format_count
 from skipguide.method.protocols import PlainData
 from skipguide.method.validate import is_number
-from skipguide.stats.intervals import MIN_CLUSTERS
 from skipguide.tuning.names import FOLDER
-from skipguide.tuning.options import TuneOptions, kept_budget
+from skipguide.tuning.options import FEWEST_KEPT, TuneOptions, kept_budget
 from skipguide.tuning.race.candidates import Candidate
 
 _FILE = f"{FOLDER}/timing.json"
@@ -27,7 +26,7 @@ SHORTEST = 1e-6  # seconds of a pass that is over before a coarse clock ticks
 _SCAN_SHARE = 0.25  # of the budget, at most
 _ANSWER_SHARE = 0.3  # of what the scan leaves
 _SEARCH_SHARE = 0.3  # of what scan and answer leave
-FINALISTS = 4  # CFG alone, the winner, CFG at its price, and the cheapest of the tied
+FINALISTS = 5  # CFG alone, the best, the best with STG, CFG at its price, the cheapest tied
 ROUND = 4  # prompts of a round
 _FEWEST = 3  # candidates: CFG alone and two cells
 _ROUNDING = 1e-9  # of numbers of passes
@@ -175,7 +174,7 @@ class _Prices:
             clip_passes(options, timing, timing.steps * (timing.plain_passes + extra))
             for extra in (0.0, 1.0)
         )
-        return cls(plain, dear, max(len(options.seeds), 1), len(racing), len(kept))
+        return cls(plain, dear, options.most_seeds, len(racing), len(kept))
 
     @property
     def rounds(self) -> int:
@@ -253,7 +252,7 @@ def _plan_answer(options: TuneOptions, prices: _Prices, left: float) -> tuple[in
     if not _has_answer(options):
         return 0, 0.0
     per_prompt = prices.answer(_finalists(options))
-    fewest = min(prices.kept, MIN_CLUSTERS)
+    fewest = min(prices.kept, FEWEST_KEPT)
     held_back = min(prices.kept, max(fewest, int(_ANSWER_SHARE * left / per_prompt)))
     return held_back, held_back * per_prompt
 
@@ -288,7 +287,7 @@ def _smallest_rest(
     """
     answer = 0.0
     if _has_answer(options):
-        answer = min(prices.kept, MIN_CLUSTERS) * prices.answer(_finalists(options))
+        answer = min(prices.kept, FEWEST_KEPT) * prices.answer(_finalists(options))
     race = prices.round(_FEWEST)
     least = scan + race + answer
     if total >= least:
@@ -333,14 +332,18 @@ def _scans(
     One prompt orders the layers nearly as well as four do.
     """
     plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))
-    # The videos of a scan at full size are the first ones of CFG alone, of all seeds.
-    clip = plain * (len(options.seeds) if options.scan_size is None else scanned_share)
+    # The videos of a scan at full size are the first ones of CFG alone.
+    clip = plain if options.scan_size is None else plain * scanned_share
     prompts = min(options.scan_prompts, len(options.split()[0]))
     levels = options.scan.levels
     few = (levels[0], levels[-1]) if len(levels) > 2 else levels
     sizes = [(prompts, levels), (min(prompts, 2), levels), (min(prompts, 2), few), (1, few)]
     return [
-        _Scan(number, chosen, number * (clip + len(chosen) * (weak_passes + 1) * scanned_share))
+        _Scan(
+            number,
+            chosen,
+            number * options.most_seeds * (clip + len(chosen) * (weak_passes + 1) * scanned_share),
+        )
         for number, chosen in dict.fromkeys(sizes)
     ]
 
@@ -360,7 +363,7 @@ def _needed(options: TuneOptions, prices: _Prices, scan: float) -> float:
         return scan + race
     race /= 1 - (_SEARCH_SHARE if options.objective.measures else 0.0)
     per_prompt = prices.answer(_finalists(options))
-    fewest = race + min(prices.kept, MIN_CLUSTERS) * per_prompt
+    fewest = race + min(prices.kept, FEWEST_KEPT) * per_prompt
     left = max(fewest, race / (1 - _ANSWER_SHARE))
     return scan + min(left, race + prices.kept * per_prompt)
 

@@ -16,6 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 from skipguide.stats import sequences
+from skipguide.stats.intervals import MIN_CLUSTERS
 from skipguide.stats.quantiles import t_quantile
 from skipguide.tuning.objective.functions import describe
 from skipguide.tuning.objective.objective import ObjectiveSpec
@@ -102,13 +103,13 @@ def sentence(
             the lab models stand for those that are not among them.
         comparisons: of a race, that a candidate is in; 0 for the answer, which is looked at once.
     """
-    if prompts < 2:
-        return "So few prompts show no difference at all."
     if comparisons and not math.isfinite(smallest_in_race(1.0, prompts, comparisons)):
         return (
             f"{prompts} prompts a setting are too few for intervals that are looked at after each"
             " round: they decide by the mean alone."
         )
+    if not comparisons and prompts < MIN_CLUSTERS:
+        return "So few prompts show no difference at all."
     known = _known(spec, measured)
     parts = [
         f"of {name} above {_round(least)} ({_round(often)} in 80 % of the cases)"

@@ -63,7 +63,8 @@ def _race(
         f" {_time(timing, plan.search)}."
     )
     yield (
-        f"Answer: the winner and CFG alone on {format_count(plan.held_back, 'prompt')} that"
+        "Answer: the winner, CFG alone and CFG alone at its price on"
+        f" {format_count(plan.held_back, 'prompt')} that"
         f" {'chooses' if plan.held_back == 1 else 'choose'} nothing, {plan.answer:.0f} passes,"
         f" about {_time(timing, plan.answer)}."
         f" {resolution.sentence(objective.spec, plan.held_back, measured)}"

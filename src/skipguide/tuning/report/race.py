@@ -217,8 +217,9 @@ def _reach(known: Sequence[PlainData]) -> tuple[float, float]:
     size = max([abs(one["difference"]) for one in known] or [1.0]) or 1.0
     lows = [one["low"] for one in known if one.get("low") is not None]
     highs = [one["high"] for one in known if one.get("high") is not None]
-    least = max(min([*lows, -size / 4]), -_ROOM * size)
-    return least, min(max([*highs, size / 4]), _ROOM * size)
+    values = [one["difference"] for one in known]  # which may have no interval
+    least = max(min([*lows, *values, -size / 4]), -_ROOM * size)
+    return least, min(max([*highs, *values, size / 4]), _ROOM * size)
 
 
 def _axis(least: float, most: float, share: Any) -> Markup:
