@@ -26,7 +26,8 @@ demo: $(READY)
 	  "a green cross bouncing on a striped brown background" \
 	  "an orange triangle moving left on a grey background"
 	$(BIN)/skipguide lab frame demo/star.png --shape star --colour red --motion bounce --seed 4 --overwrite
-	$(BIN)/skipguide compare --out-dir demo --overwrite --model lab-svd --image demo/star.png
+	$(BIN)/skipguide compare --out-dir demo --overwrite --model lab-svd --image demo/star.png \
+	  --layers up:3 --skip attention --spatial-scale 2 --temporal-scale 0.5 --rescale 0.7
 	$(BIN)/skipguide compare --out-dir demo --overwrite --model lab-opensora --spatial-scale 1 --temporal-scale 1 \
 	  "a large red star orbiting over a blue background"
 
