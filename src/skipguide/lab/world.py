@@ -266,12 +266,27 @@ def _background(scenes: Scenes, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
 def _trajectory(
     scenes: Scenes, num_frames: int, span: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return centre (B, F, 2), angle (B, F) in radians and radius (B, F) of the moving object."""
     tau = torch.linspace(0, 1, num_frames)[None]  # (1, F); (B, F) with a span for each clip
     tau = tau if span is None else tau * span[:, None]
-    j = scenes.jitter[:, :, None]
+    return trajectory(scenes.motion, scenes.size, scenes.jitter, tau)
+
+
+def trajectory(
+    motion: torch.Tensor, size: torch.Tensor, jitter: torch.Tensor, tau: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the path of a moving object.
+
+    Args:
+        motion, size: `(B,)`, as in `Scenes`.
+        jitter: `(B, 8)` in [0, 1).
+        tau: `(1, F)` or `(B, F)`, the share of its path that it has gone at each frame.
+
+    Returns:
+        Centre `(B, F, 2)`, angle `(B, F)` in radians and radius `(B, F)`.
+    """
+    j = jitter[:, :, None]
     sign = torch.where(j[:, 3] < 0.5, -1.0, 1.0)
-    zero = torch.zeros(len(scenes), num_frames)
+    zero = torch.zeros(len(motion), tau.shape[1])
     run = (0.9 + 0.25 * j[:, 0]) * (tau - 0.5)
     drift_x, drift_y = 0.7 * (j[:, 1] - 0.5) + zero, 0.7 * (j[:, 2] - 0.5) + zero
     turn = sign * 2 * math.pi * (0.9 + 0.2 * j[:, 0]) * tau + 2 * math.pi * j[:, 4]
@@ -288,14 +303,12 @@ def _trajectory(
         "bounce": (drift_x, hop),
     }
     centres = torch.stack([torch.stack(paths[name], -1) for name in MOTIONS])  # (M, B, F, 2)
-    centre = centres[scenes.motion, torch.arange(len(scenes))]
+    centre = centres[motion, torch.arange(len(motion))]
     tilt = (j[:, 5] - 0.5) * 0.5
     spin = sign * math.pi * (1.2 + 0.5 * j[:, 0]) * tau
-    angle = tilt + torch.where(scenes.motion[:, None] == _SPIN, spin, zero)
-    radius = torch.tensor(list(SIZES.values()))[scenes.size][:, None] * (0.95 + 0.1 * j[:, 7])
-    growth = torch.where(
-        scenes.motion[:, None] == MOTIONS.index("grow"), 0.45 + 0.85 * tau, zero + 1
-    )
+    angle = tilt + torch.where(motion[:, None] == _SPIN, spin, zero)
+    radius = torch.tensor(list(SIZES.values()))[size][:, None] * (0.95 + 0.1 * j[:, 7])
+    growth = torch.where(motion[:, None] == MOTIONS.index("grow"), 0.45 + 0.85 * tau, zero + 1)
     return centre, angle, radius * growth
 
 
@@ -318,7 +331,7 @@ def _coverage(shape, centre, angle, radius, x, y, pixel: float) -> torch.Tensor:
         cos, sin = angle[rows].cos()[..., None, None], angle[rows].sin()[..., None, None]
         scale = radius[rows][..., None, None]
         distance = (
-            _DISTANCES[name]((dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale) * scale
+            DISTANCES[name]((dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale) * scale
         )
         alpha[rows] = (0.5 - distance / pixel).clamp(0, 1)
     return alpha
@@ -406,7 +419,7 @@ def _star(
     return (r * theta.cos() - tip_x) * normal_x + r * theta.sin() * normal_y
 
 
-_DISTANCES = {
+DISTANCES = {
     "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross,
     "moon": _moon,
 }  # fmt: skip
@@ -457,17 +470,17 @@ def _phrase(attributes: dict[str, str | None], rng: random.Random) -> str:
         if rng.random() < (0.25 if a["size"] == "medium" else 0.6)
         else ""
     )
-    subject = _add_article(" ".join(filter(None, (size, a["colour"], a["shape"]))))
+    subject = add_article(" ".join(filter(None, (size, a["colour"], a["shape"]))))
     motion = rng.choice(MOTION_PHRASES[a["motion"]])
     backdrop = rng.choice(BACKGROUND_WORDS[a["background"]]).format(a["background_colour"])
     where = (
-        f"{rng.choice(PREPOSITIONS)} {_add_article(backdrop)} background"
+        f"{rng.choice(PREPOSITIONS)} {add_article(backdrop)} background"
         if rng.random() < 0.8
         else ""
     )
     if a["second_shape"]:
         second = rng.choice(SECOND_PHRASES).format(
-            _add_article(f"{a['second_colour']} {a['second_shape']}")
+            add_article(f"{a['second_colour']} {a['second_shape']}")
         )
         motion = f"{motion} {second}"
     if where and rng.random() < 0.15:
@@ -477,7 +490,8 @@ def _phrase(attributes: dict[str, str | None], rng: random.Random) -> str:
     return " ".join(filter(None, (f"{opening}{subject}", f"{verb}{motion}", where)))
 
 
-def _add_article(noun: str) -> str:
+def add_article(noun: str) -> str:
+    """Return a noun with "a" or "an" before it."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
