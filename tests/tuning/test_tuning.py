@@ -573,7 +573,8 @@ def test_a_disk_that_takes_no_more_is_said_in_words_and_the_tuning_goes_on(
     tmp_path: Path, name: str, number: int, said: str
 ) -> None:
     folder, asked = tmp_path / "run", options(6, passes=1_500.0, objective=ObjectiveSpec())
-    write, count = storage.write_atomically, dict.fromkeys(WRITTEN, 0)
+    write = storage.write_atomically
+    count: dict[str, int] = dict.fromkeys(WRITTEN, 0)
 
     def full(place: Path, path: str, content: bytes) -> str:
         if path.endswith(name):
