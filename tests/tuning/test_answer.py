@@ -116,6 +116,21 @@ def test_few_prompts_have_no_interval_and_claim_nothing() -> None:
     assert "has no interval: an interval needs 5 different prompts or more" in found.sentences[1]
 
 
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("sharpness", "more sharpness than"),
+        ("- grey", "less grey than"),
+        ("- grey + motion", "a larger - grey + motion than"),
+    ],
+)
+def test_a_gain_is_said_in_the_direction_of_its_weight(label: str, said: str) -> None:
+    values = table({"cfg": (0, 0), "R8": (0.06, 0.05)}).values
+    scores = ScoreTable(label, values)
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT)
+    assert f"it has {said} CFG alone" in found.sentences[0]
+
+
 def test_five_prompts_do_not_say_that_one_of_them_carries_a_gain() -> None:
     scores = table({"cfg": (0, 0), "R8": (0.5, 0.5)}, deviation=0.01)
     found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT[:5])

@@ -70,9 +70,9 @@ def _verdict(
     if broken is not None:
         why = f"{winner.title} falls below the floor of {broken.metric}"
         if verdict == USE:
-            why = f"it has more {gain.metric} than {over}, and {why}"
+            why = f"it has {_more(gain.metric)} than {over}, and {why}"
     elif sign <= 0 < own.sign and chosen is not baseline:
-        more = f"it has more {gain.metric} than {_reference(chosen, baseline)}"
+        more = f"it has {_more(gain.metric)} than {_reference(chosen, baseline)}"
         why = f"{more}, {interval(own.difference.estimate)}, which {winner.title} has not"
     elif sign < 0:
         why = f"{winner.title} is worse than {'it' if chosen is baseline else over}"
@@ -88,9 +88,9 @@ def _verdict(
             f" {it} is the cheapest of the tied"
         )
     elif chosen is winner:
-        why = f"it has more {gain.metric} than {_reference(chosen, baseline)}"
+        why = f"it has {_more(gain.metric)} than {_reference(chosen, baseline)}"
     else:
-        more = f"it has more {gain.metric} than {_reference(chosen, baseline)}"
+        more = f"it has {_more(gain.metric)} than {_reference(chosen, baseline)}"
         why = f"{more} and is the cheapest of the tied"
     cost = f"{chosen.passes:g} forward passes a video"
     if verdict == CFG_ALONE:
@@ -123,6 +123,15 @@ def _gain(winner: Racer, baseline: Racer, gain: Gain) -> str:
         f"The gain of {_named(winner)} over {over} in {gain.metric} is {interval(found)} {where}:"
         f" {says}.{seen}"
     )
+
+
+def _more(metric: str) -> str:
+    """Return "more sharpness", or "less flicker" where its weight is below 0."""
+    alone = metric.removeprefix("- ")
+    if alone == metric:
+        return f"more {metric}"
+    is_sum = " + " in alone or " - " in alone
+    return f"a larger {metric}" if is_sum else f"less {alone}"
 
 
 def _carried(gain: Gain) -> str:
