@@ -48,7 +48,15 @@ def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
             STG(list(row.layers), term["scale"], row.skip, term["axis"], **window)
             for term in row.terms
         )
-    return STG(list(row.layers), row.scale, row.skip, row.axis, **window, source=row.source)
+    return STG(
+        list(row.layers),
+        row.scale,
+        row.skip,
+        row.axis,
+        **window,
+        normalize=row.normalize,
+        source=row.source,
+    )
 
 
 def family(row: Preset) -> Family:

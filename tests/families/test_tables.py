@@ -145,7 +145,7 @@ def test_presets_of_several_terms() -> None:
     both = ["attention,", "spatial", "+", "temporal"]
     assert lines == [
         ["svd", "*", "up:0", *both, "2", "+", "0.5", "0.7", "3"],
-        ["lab-svd", "*", "up:3", *both, "2", "+", "0.5", "0.7", "5"],
+        ["lab-svd", "*", "up:2", "residual,", "spatial", "2", "normalized", "5"],
         ["svd-paper", "up:0", *both, "2", "+", "2", "3"],
         ["svd-function-2024", "up:0", "residual,", *both[1:], "1", "+", "1"],
     ]

@@ -165,8 +165,8 @@ def run(*args: str, code: int = 0) -> Any:
 def test_the_record_names_the_file_and_no_place(here: Path) -> None:
     said = run("generate", "p", "--preset", str(here / "tune.toml"), *SMALL, "--out", "a.mp4")
     assert (
-        "CFG 2 + STG 2 (attention blocks:8); preset tune (tune.toml measured by skipguide 1.2.3 on"
-        " 2026-11-30: gain +0.031 (+0.012 to +0.05) of sharpness)"
+        "CFG 2 + STG 2 (attention blocks:8, normalized, 0-0.75); preset tune (tune.toml measured"
+        " by skipguide 1.2.3 on 2026-11-30: gain +0.031 (+0.012 to +0.05) of sharpness)"
     ) in said.stdout
     made = video.read_record(here / "a.mp4")
     assert made["preset"]["name"] == "tune"

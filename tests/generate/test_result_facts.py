@@ -34,9 +34,9 @@ def lab_mochi() -> Any:
     [
         ({}, "guidance", f"preset lab-mochi ({LAB_MOCHI['source']})"),
         ({"stg_scale": 7.0}, "layers", f"layers of preset lab-mochi ({LAB_MOCHI['source']})"),
-        ({"layers": 8}, "nothing", "no preset: you gave the layers (lab-mochi has 5)"),
-        ({"skip": "attention"}, "nothing", "no preset: you gave the layers (lab-mochi has 5)"),
-        ({"layers": 5}, "guidance", f"preset lab-mochi ({LAB_MOCHI['source']})"),
+        ({"layers": 8}, "nothing", "no preset: you gave the layers (lab-mochi has 6)"),
+        ({"skip": "attention"}, "nothing", "no preset: you gave the layers (lab-mochi has 6)"),
+        ({"layers": 6}, "guidance", f"preset lab-mochi ({LAB_MOCHI['source']})"),
         ({"stg_scale": 0}, "nothing", "no layer is skipped"),
     ],
 )

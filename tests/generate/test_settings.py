@@ -265,7 +265,11 @@ def test_what_is_given_stays(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert settings.request == GuidanceRequest()
     assert resolve_settings(settings, pipe) == settings
     on = resolve_settings(validate_settings({"prompt": "p", **given, "stg_scale": 2.0}), pipe)
-    assert on.request == GuidanceRequest((STG([1], 2.0, "attention", stop=0.9),))
+    # Layers and a scale of one's own have neither the window nor the normalization of the preset.
+    assert on.request == GuidanceRequest((STG([1], 2.0, "attention"),))
+    of_layers = {**given, "stg_scale": None, "rescale": None}
+    kept = resolve_settings(validate_settings({"prompt": "p", **of_layers}), pipe).request
+    assert kept.terms == (STG([1], PRESET.scale, "attention", stop=0.9),)
 
 
 def test_without_a_preset_the_defaults_of_stg(pipe: Any) -> None:

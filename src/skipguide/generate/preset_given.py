@@ -7,6 +7,7 @@ the key of the same settings written out.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,22 @@ def choose_preset(settings: GenerationSettings, pipe: Pipeline) -> FilledFrom:
             ) from error
     defaults = published.defaults if published else {}
     if file is None:
-        return FilledFrom(guidance, published, defaults)
-    row = published if _is_published(guidance, file) else file.row
+        return FilledFrom(guidance, _beside(guidance, published), defaults)
+    row = _beside(guidance, published) if _is_published(guidance, file) else file.row
     return FilledFrom(guidance, row, {**defaults, **file.row.defaults})
+
+
+def _beside(guidance: Guidance | None, row: Preset | None) -> Preset | None:
+    """Return the published preset as it fills in what was left out beside settings of one's own.
+
+    Its normalization and its window belong to its layers and scale: nobody who writes both has
+    asked for either. Other layers at its scale, or its layers at another scale, keep them.
+    """
+    if row is None or not isinstance(guidance, GuidanceFlags):
+        return row
+    if guidance.given_scales and guidance.sets_layers:
+        return dataclasses.replace(row, normalize=False, start=0.0, stop=1.0)
+    return row
 
 
 def _needs_preset(guidance: Guidance | None) -> bool:
