@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from skipguide.lab import open_world, world
+from skipguide.lab import open_captions, open_world, world
 from skipguide.lab.open_world import SLOTS
 
 
 def test_each_thing_is_named_in_half_of_the_captions_and_nothing_in_a_tenth() -> None:
-    found = open_world.captions(open_world.sample_scenes(4000, 0), seed=0)
+    found = open_captions.captions(open_world.sample_scenes(4000, 0), seed=0)
     for slot in SLOTS:
         share = sum(slot in one.named for one in found) / len(found)
         assert share == pytest.approx(0.5, abs=0.04)
@@ -27,7 +27,7 @@ def test_each_thing_is_named_in_half_of_the_captions_and_nothing_in_a_tenth() ->
 
 def test_a_caption_says_what_it_names_and_nothing_else() -> None:
     scenes = open_world.sample_scenes(600, 1)
-    words, found = scenes.words(), open_world.captions(scenes, seed=1)
+    words, found = scenes.words(), open_captions.captions(scenes, seed=1)
     for i, one in enumerate(found):
         said = f" {one.text.lower().strip('.')} "
         main, _, rest = said.partition(words["second"][i]) if "second" in one.named else (said,) * 3
@@ -49,16 +49,16 @@ def test_a_caption_says_what_it_names_and_nothing_else() -> None:
 
 def test_closed_prompts_name_all_and_open_ones_nothing() -> None:
     scenes = open_world.sample_scenes(50, 2)
-    assert all(one.named == set(SLOTS) for one in open_world.captions(scenes, 0, SLOTS))
-    assert not any(one.named for one in open_world.captions(scenes, 0, ()))
+    assert all(one.named == set(SLOTS) for one in open_captions.captions(scenes, 0, SLOTS))
+    assert not any(one.named for one in open_captions.captions(scenes, 0, ()))
     with pytest.raises(ValueError, match=r"named must be of shape, .*, but got texture"):
-        open_world.captions(scenes, 0, ("texture",))
+        open_captions.captions(scenes, 0, ("texture",))
 
 
 def test_the_tokenizer_can_know_every_word() -> None:
-    known = set(open_world.vocabulary())
+    known = set(open_captions.vocabulary())
     for seed in range(4):
-        for one in open_world.captions(open_world.sample_scenes(500, seed), seed):
+        for one in open_captions.captions(open_world.sample_scenes(500, seed), seed):
             assert set(one.text.replace(",", "").strip(".").split()) <= known
 
 

@@ -11,7 +11,7 @@ import pytest
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
-from skipguide.tuning.plan import budget
+from skipguide.tuning.plan import budget, clock
 from skipguide.tuning.plan.budget import Timing, keep_timing, make_plan, read_timing
 
 TIMING = Timing(pass_seconds=0.1, beside_seconds=0.4, workers=1, steps=10, plain_passes=2)
@@ -209,7 +209,7 @@ def test_damaged_stops_are_left_out(tmp_path: Path, rounds: str) -> None:
     (tmp_path / "tune").mkdir()
     (tmp_path / "tune" / "stops.json").write_text(f'{{"hours": 1, "rounds": {rounds}}}')
     expected = {"answer": 3} if "answer" in rounds else {}
-    assert budget.read_stops(tmp_path, 1) == expected
+    assert clock.read_stops(tmp_path, 1) == expected
 
 
 def test_times_of_runs_of_before_are_read(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from skipguide.generate.preset_given import describe_cfg_alone
 from skipguide.generate.settings import validate_settings
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference
-from skipguide.tuning.answer.answer import Answer, BestSTG, Gain
 from skipguide.tuning.answer.outcome import line_to_type, preset_of
+from skipguide.tuning.answer.result import Answer, BestSTG, Gain
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.race.candidates import Candidate
 from skipguide.tuning.scan.record import Cell

@@ -23,8 +23,9 @@ def test_a_difference_of_this_size_is_found_as_often_as_is_said(power: bool, sha
 def test_a_race_tells_a_difference_of_this_size_as_often_as_is_said(
     power: bool, share: float, prompts: int, comparisons: int
 ) -> None:
-    size = resolution.smallest_in_race(2.0, prompts, comparisons, power=power)
-    rng, level = np.random.default_rng(0), 0.05 / comparisons
+    level = 0.05 / comparisons
+    size = resolution.smallest_in_race(2.0, prompts, level, power=power)
+    rng = np.random.default_rng(0)
     told = [
         sequences.mean_sequence(rng.normal(size, 2.0, prompts), level).sign > 0 for _ in range(500)
     ]
@@ -35,8 +36,8 @@ def test_a_race_tells_a_difference_of_this_size_as_often_as_is_said(
 def test_a_race_of_so_few_prompts_never_tells() -> None:
     rng = np.random.default_rng(0)
     assert sequences.mean_sequence(rng.normal(9, 0.1, 3), 0.05 / 9).low is None
-    assert resolution.smallest_in_race(0.1, 3, 9) == np.inf
-    said = resolution.sentence(ObjectiveSpec((("sharpness", 1.0),)), 3, {}, comparisons=9)
+    assert resolution.smallest_in_race(0.1, 3, 0.05 / 9) == np.inf
+    said = resolution.sentence(ObjectiveSpec((("sharpness", 1.0),)), 3, {}, level=0.05 / 9)
     assert said.startswith("3 prompts a setting are too few for intervals")
 
 
@@ -50,9 +51,9 @@ def test_a_weighted_sum_has_a_deviation_of_its_own() -> None:
     found = resolution.deviations_of(ScoreTable("sum", total, parts=columns), "cfg")
     assert found[resolution.SUM] == pytest.approx(0.1, rel=0.15)
     spec = ObjectiveSpec((("sharpness", 1.0), ("motion", 1.0)))
-    least = resolution.smallest(found[resolution.SUM], 16)
-    assert f"of the weighted sum above {least:.2g}"[:-1].replace(" 0.", " .") in (
-        resolution.sentence(spec, 16, found)
+    # Student's t of 15 degrees of freedom is 2.131: 2.131 * 0.1 / 4.
+    assert "of the weighted sum above .053 (" in (
+        resolution.sentence(spec, 16, {resolution.SUM: 0.1})
     )
     assert "of the weighted sum, at most, above" in resolution.sentence(spec, 16, {})
 

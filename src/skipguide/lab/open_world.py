@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from skipguide.lab import world
 
 Tensor = torch.Tensor
-FRAME_SIZE, NUM_FRAMES, FPS = world.FRAME_SIZE, world.NUM_FRAMES, world.FPS
+FRAME_SIZE, NUM_FRAMES = world.FRAME_SIZE, world.NUM_FRAMES
 
 SHAPES = (*world.SHAPES, "heart", "ring", "diamond")
 MOTIONS, SIZES = world.MOTIONS, world.SIZES
@@ -41,8 +40,6 @@ MOST_OBJECTS = 3
 _COUNTS = torch.tensor([0.5, 0.3, 0.2])  # shares of scenes with 1, 2 and 3 objects
 _CAMERA_SHARES = torch.tensor([0.4, 0.4, 0.2])
 _SMALLER = (0.2, 0.15)  # radius of the second and the third object, in half frames
-_NOTHING_NAMED = 0.1  # of captions
-_NAMED = 0.5 / (1 - _NOTHING_NAMED)  # chance of each thing in the others, so that half name it
 _ROUND = ("circle", "ring")  # cannot be seen spinning
 
 
@@ -204,9 +201,8 @@ def _is_visible(scenes: OpenScenes) -> Tensor:
     """Tell which scenes can be told by eye: no round thing spins, no two colours are the same."""
     is_round = torch.tensor([name in _ROUND for name in SHAPES])[scenes.shape[:, 0]]
     keep = ~(is_round & (scenes.motion == MOTIONS.index("spin")))
-    same = torch.tensor([[a == b for b in BACKGROUND_COLOURS] for a in COLOURS])
     there = torch.arange(MOST_OBJECTS) < scenes.count[:, None]
-    keep &= ~(there & same[scenes.colour, scenes.background_colour[:, None]]).any(1)
+    keep &= ~(there & world.same_name(scenes.colour, scenes.background_colour[:, None])).any(1)
     first = scenes.colour[:, :1] == scenes.colour[:, 1:]
     keep &= ~(there[:, 1:] & first).any(1)
     return keep & ~(there[:, 2] & (scenes.colour[:, 1] == scenes.colour[:, 2]))
@@ -236,8 +232,7 @@ def render(scenes: OpenScenes, num_frames: int = NUM_FRAMES, size: int = FRAME_S
 
 def _seen(scenes: OpenScenes, tau: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return x and y `(B, F, H, W)` of the pixels in the world, seen by a camera that moves."""
-    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    x, y = world.grid(size)
     angle = 2 * math.pi * scenes.look[:, 0]
     way = (tau - 0.5)[None] * (0.15 + 0.15 * scenes.look[:, 1:2])
     pan = torch.where(scenes.camera[:, None] == CAMERAS.index("pan"), way, 0.0)
@@ -353,105 +348,3 @@ def _diamond(u: Tensor, v: Tensor) -> Tensor:
 
 
 _DISTANCES = {**world.DISTANCES, "heart": _heart, "ring": _ring, "diamond": _diamond}
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-ANYTHING = ("something", "an object", "a thing")
-CLIPS = ("a clip", "a video")
-ALONE = ("alone", "and nothing else")
-SECOND_PHRASES = ("next to {}", "with {} in the corner", "and {}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """A caption, and which slots of the scene it names."""
-
-    text: str
-    named: frozenset[str]
-
-
-def captions(scenes: OpenScenes, seed: int, named: Collection[str] | None = None) -> list[Caption]:
-    """Write a caption for each scene.
-
-    Args:
-        seed: of the phrasing, and of what is left out.
-        named: the slots that every caption names: `SLOTS` for closed prompts, nothing for open
-            ones; None draws them, each in about half of the captions, none in a tenth.
-
-    Raises:
-        ValueError: for an unknown slot.
-    """
-    if wrong := sorted(set(named or ()) - set(SLOTS)):
-        raise ValueError(
-            f"named must be of {', '.join(SLOTS)}, but got {', '.join(wrong)}. Leave it out."
-        )
-    rng = random.Random(seed)
-    return [_caption(words, rng, named) for words in _rows(scenes)]
-
-
-def _rows(scenes: OpenScenes) -> Iterator[dict[str, str]]:
-    words = scenes.words()
-    for values in zip(*words.values(), strict=True):
-        yield dict(zip(words, values, strict=True))
-
-
-def _caption(words: dict[str, str], rng: random.Random, named: Collection[str] | None) -> Caption:
-    chosen = draw_named(rng) if named is None else frozenset(named)
-    text = _phrase(words, chosen, rng)
-    if text and rng.random() < 0.25:
-        text = f"{text[0].upper()}{text[1:]}."
-    return Caption(text, chosen)
-
-
-def draw_named(rng: random.Random) -> frozenset[str]:
-    """Draw the slots that a caption names."""
-    if rng.random() < _NOTHING_NAMED:
-        return frozenset()
-    return frozenset(slot for slot in SLOTS if rng.random() < _NAMED)
-
-
-def _phrase(words: dict[str, str], named: frozenset[str], rng: random.Random) -> str:
-    if not named:
-        return rng.choice(("", *CLIPS))
-    moves = rng.choice(world.MOTION_PHRASES[words["motion"]]) if "motion" in named else ""
-    where = _where(words, rng) if "background" in named else ""
-    beside = _beside(words, rng) if "second" in named else ""
-    opening = rng.choice(world.OPENINGS)
-    subject = _subject(words, named, rng)
-    if where and rng.random() < 0.15:
-        return " ".join(filter(None, (f"{where},", subject, moves, beside)))
-    return " ".join(filter(None, (f"{opening}{subject}", moves, beside, where)))
-
-
-def _subject(words: dict[str, str], named: frozenset[str], rng: random.Random) -> str:
-    size = rng.choice(world.SIZE_WORDS[words["size"]]) if "size" in named else ""
-    adjectives = [size, words["colour"] if "colour" in named else ""]
-    if "shape" in named:
-        return world.add_article(" ".join(filter(None, (*adjectives, words["shape"]))))
-    if any(adjectives):
-        noun = rng.choice(("thing", "object"))
-        return world.add_article(" ".join(filter(None, (*adjectives, noun))))
-    return rng.choice(ANYTHING)
-
-
-def _where(words: dict[str, str], rng: random.Random) -> str:
-    return f"{rng.choice(world.PREPOSITIONS)} {world.add_article(words['background'])} background"
-
-
-def _beside(words: dict[str, str], rng: random.Random) -> str:
-    if words["second"] == "nothing":
-        return rng.choice(ALONE)
-    return rng.choice(SECOND_PHRASES).format(world.add_article(words["second"]))
-
-
-def vocabulary() -> list[str]:
-    """Return every word that a caption can contain, sorted: what the tokenizer has to know."""
-    phrases = [
-        *SHAPES, *COLOURS, *BACKGROUNDS, *BACKGROUND_COLOURS, *world.PREPOSITIONS, *ANYTHING,
-        *CLIPS, *ALONE, *SECOND_PHRASES, *world.OPENINGS, "a an thing object background",
-        "A An In On Over Something",
-        *(word for group in (world.SIZE_WORDS, world.MOTION_PHRASES)
-            for words in group.values() for word in words),
-    ]  # fmt: skip
-    return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})

@@ -133,11 +133,11 @@ def sample_scenes(
     if split != "all":
         keep &= is_held_out(shape, colour, motion) == (split == "heldout")
     background_colour = draw(len(BACKGROUND_COLOURS))
-    keep &= ~_same_name(colour, background_colour)
+    keep &= ~same_name(colour, background_colour)
     has_second = torch.rand(candidates, generator=generator) < second_share
     second_colour = draw(len(COLOURS))
     keep &= ~(
-        has_second & ((second_colour == colour) | _same_name(second_colour, background_colour))
+        has_second & ((second_colour == colour) | same_name(second_colour, background_colour))
     )
     second_shape = torch.where(has_second, draw(len(SHAPES)), -1)
     scenes = Scenes(
@@ -180,7 +180,8 @@ def render_first_frame(scenes: Scenes) -> Image.Image:
     return Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
 
 
-def _same_name(colour: torch.Tensor, background_colour: torch.Tensor) -> torch.Tensor:
+def same_name(colour: torch.Tensor, background_colour: torch.Tensor) -> torch.Tensor:
+    """Tell, element by element, which colours have the name of their background's."""
     names = [[a == b for b in BACKGROUND_COLOURS] for a in COLOURS]
     return torch.tensor(names)[colour, background_colour]
 
@@ -204,7 +205,7 @@ def render(
         `(B, 3, F, H, W)` float32 in [-1, 1], anti-aliased over one pixel, ready for a video
         autoencoder.
     """
-    x, y = _grid(size)
+    x, y = grid(size)
     pixel = 2 / size
     frames = _background(scenes, x, y)[:, :, None].expand(-1, -1, num_frames, -1, -1)
     centre, angle, radius = _trajectory(scenes, num_frames, span)
@@ -229,7 +230,7 @@ def render(
     return _blend(frames, alpha, _object_colours(scenes)) * 2 - 1
 
 
-def _grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return x and y of the centres of the pixels, each (H, W)."""
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -347,7 +348,7 @@ def draw_spans(num: int, seed: int) -> torch.Tensor:
 
 def masks(scenes: Scenes, num_frames: int, span: torch.Tensor | None = None) -> torch.Tensor:
     """Return (B, F, H, W) in [0, 1]: where the moving object is."""
-    x, y = _grid(FRAME_SIZE)
+    x, y = grid(FRAME_SIZE)
     return _coverage(scenes.shape, *_trajectory(scenes, num_frames, span), x, y, 2 / FRAME_SIZE)
 
 
@@ -358,7 +359,7 @@ def segment_objects(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
         scenes: without second objects.
         frames: (B, 3, F, H, W) in [-1, 1], generated or rendered.
     """
-    backdrop = _background(scenes, *_grid(frames.shape[-1]))[:, :, None]
+    backdrop = _background(scenes, *grid(frames.shape[-1]))[:, :, None]
     colour = _object_colours(scenes)[:, :, None, None, None] - backdrop
     return (((frames + 1) / 2 - backdrop) * colour).sum(1).div(colour.square().sum(1)).clamp(0, 1)
 

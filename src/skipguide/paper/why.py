@@ -279,7 +279,7 @@ def measure(plan: Plan) -> Iterator[tuple[tuple[Network, Network], dict[str, Any
 
 
 class Found:
-    """What was measured, and estimates of it over the networks.
+    """The measurements of several networks, and estimates from them of what another would give.
 
     Args:
         networks: what `measure_network` returned, for each seed.

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skipguide.method.protocols import PlainData
 from skipguide.runs.jobs import ResolvedSetting
 from skipguide.runs.sweep import SweepEvent
-from skipguide.tuning.answer.answer import Answer
+from skipguide.tuning.answer.result import Answer
 from skipguide.tuning.plan.budget import Plan, Timing
-from skipguide.tuning.race.candidates import Candidate
+from skipguide.tuning.race.candidates import Candidate, Model, cfg_alone
 from skipguide.tuning.race.race import RaceState
 from skipguide.tuning.scan.layer_map import LayerMap
 
@@ -27,6 +28,19 @@ class Planned:
     facts: Facts
     own: ResolvedSetting  # CFG alone, with everything filled in
     sentences: tuple[str, ...]
+
+    @property
+    def model(self) -> Model:
+        """The facts on which the candidates depend."""
+        complete, timing = self.own.complete, self.timing
+        assert complete.steps is not None
+        scale = complete.guidance_scale if timing.plain_passes > 1 else None
+        return Model(complete.steps, scale, bool(self.facts.published), timing.preset_cost)
+
+    @property
+    def cfg_alone(self) -> PlainData:
+        """The setting of CFG alone, in the words of a plan."""
+        return dict(cfg_alone(self.model, self.model.guidance_scale).given)
 
 
 @dataclass(frozen=True)

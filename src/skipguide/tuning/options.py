@@ -145,6 +145,13 @@ class TuneOptions:
             found.setdefault(hashlib.sha256(shown.encode()).digest(), []).append(number)
         return [found[key] for key in sorted(found)]
 
+    def size_of_scan(self) -> PlainData:
+        """Return what the setting of the scan has of its own; nothing at the size of all videos."""
+        if self.scan_size is None:
+            return {}
+        width, height, frames = self.scan_size
+        return {"name": "scan", "width": width, "height": height, "num_frames": frames}
+
     @property
     def most_seeds(self) -> int:
         """How many videos a setting has on a prompt, at most: rows may have seeds of their own."""

@@ -7,21 +7,15 @@ are there, and so comes back to where it was."""
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
-from skipguide.runs.engine import Cost, Engine, OnStep
-from skipguide.runs.jobs import ResolvedSetting
-from skipguide.runs.ledger import NotBegunError
+from skipguide.runs.engine import Engine, OnStep
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
-from skipguide.tuning import facts
 from skipguide.tuning.answer import answer as answers
-from skipguide.tuning.answer.answer import Answer
+from skipguide.tuning.answer.result import Answer
 from skipguide.tuning.board import Board
 from skipguide.tuning.events import (
     Mapped,
@@ -32,29 +26,25 @@ from skipguide.tuning.events import (
     TuneEvent,
     TuneResult,
 )
-from skipguide.tuning.facts import Facts
 from skipguide.tuning.objective.objective import Objective
 from skipguide.tuning.objective.scores import ScoreTable
-from skipguide.tuning.options import FEWEST_KEPT, TuneOptions, check_images, check_run, keep_options
-from skipguide.tuning.plan import budget, resolution
-from skipguide.tuning.plan.budget import Timing
+from skipguide.tuning.options import TuneOptions, check_images, keep_options
+from skipguide.tuning.plan import budget
+from skipguide.tuning.plan.planner import Planner
+from skipguide.tuning.plan.purse import Purse
 from skipguide.tuning.race import search
 from skipguide.tuning.race.candidates import (
     Candidate,
-    Model,
     Scanned,
     at_price,
     candidates,
-    cfg_alone,
-    check_scales,
 )
-from skipguide.tuning.race.race import Race, RaceRules, RaceState
+from skipguide.tuning.race.race import BASELINE, Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
 from skipguide.tuning.scan import watch as scanning
 from skipguide.tuning.scan.layer_map import LayerMap
 from skipguide.tuning.scan.record import Cell
 
-_TIMED = 3  # times
 Events = Generator[TuneEvent, None, None]
 RaceEvents = Generator[TuneEvent, None, RaceState]
 
@@ -84,10 +74,7 @@ class Tuning:
         self.sampler = Sampler(folder, options, engine, retry_failed)
         self.board = Board(folder, options, self.objective.label)
         self.on_step: OnStep | None = None
-        self.planned: Planned | None = None
         self.ids: dict[str, list[int]] = {}
-        self.rest = 0.0  # passes of the budget after the scan that no race has spent
-        self.reserve = 0.0  # of these, what the answer takes
 
     # --- the whole --------------------------------------------------------------------------------
 
@@ -105,7 +92,9 @@ class Tuning:
             OSError: if the disk is full or cannot be written. Finished videos stay.
         """
         self.on_step = on_step
-        planned = self.planned = self._plan()
+        planned = Planner(
+            self.options, self.folder, self.objective, self.sampler, self.scores
+        ).plan()
         for text in (*self.notes, *planned.plan.notes):
             yield Noted(text)
         yield planned
@@ -118,19 +107,23 @@ class Tuning:
         yield Mapped(layer_map)
         racing = self._candidates(planned, layer_map)
         if self.options.objective.votes:
-            from skipguide.tuning.race import by_votes
+            from skipguide.tuning import by_votes
 
             return (yield from by_votes.finish(self, planned, layer_map, racing))
         if not self.objective.spec.measures:
             return (yield from self._show(planned, layer_map, racing))
-        plan = planned.plan
-        self.rest = plan.total - self._scan_cost(planned)
-        self.reserve = min(plan.answer, self._answer_cost(planned, racing))
-        # What scan and answer need less than was planned is for the race.
-        passes = self.rest - self.reserve - plan.search
-        rules = self._race_rules(planned, passes, racing)
+        return (yield from self._decide(planned, layer_map, racing))
+
+    def _decide(
+        self, planned: Planned, layer_map: LayerMap, racing: list[Candidate]
+    ) -> Generator[TuneEvent, None, TuneResult]:
+        """Race, search and answer, by what is measured."""
+        self.purse.begin(racing)
+        # However small its budget is, the race has one round.
+        most = max(self.purse.for_race, self._round(racing))
+        rules = dataclasses.replace(self._floor_rules(), max_passes=most)
         state = yield from self.race("race", racing, rules, self.ids["race"])
-        self.rest -= self._of_budget(planned, state.passes)
+        self.purse.spend(state.passes)
         everyone, state = yield from self._search(planned, layer_map, racing, state)
         found = yield from self._answer(planned, everyone, state)
         return self.finish(planned, layer_map, everyone, found)
@@ -140,6 +133,8 @@ class Tuning:
         self.sampler.register()
         keep_options(self.folder, self.options)
         budget.keep_timing(self.folder, planned.timing)
+        workers = self.sampler.engine.workers
+        self.purse = Purse(self.board, planned.plan, planned.timing, workers)
         self._hold_back(planned.plan.held_back)
         self.board.plan = planned.plan
         self.board.sentences, self.board.notes = planned.sentences, [*self.notes]
@@ -153,91 +148,12 @@ class Tuning:
         self.ids = {"race": racing, "held_back": kept[:count]}
         self.board.prompts = self.ids
 
-    # --- plan -------------------------------------------------------------------------------------
-
-    def _plan(self) -> Planned:
-        """Load the model, time it, and divide the budget; nothing is written.
-
-        Raises:
-            ValueError: for what the model refuses.
-        """
-        from skipguide.tuning.plan import words as plan_words
-
-        check_run(self.folder, self.options)
-        cfg: PlainData = {"name": "cfg", "stg_scale": 0.0}
-        smaller = self._size_of_scan()
-        own = self.sampler.survey_all([cfg, *([{**cfg, **smaller}] if smaller else [])])[0]
-        known = self._inspect(own.setting.generation)
-        timing = budget.read_timing(self.folder) or self._measure_times(own, known)
-        budget.check_budget(self.folder, self.options, timing)
-        share = self._scanned_share(own.complete)
-        plan = budget.make_plan(self.options, timing, known.weak_passes, share)
-        planned = Planned(plan, timing, known, own, ())
-        check_scales(self.model(planned), self.options.guidance_scales[1:])
-        words = plan_words.describe(
-            self.options, plan, timing, known, self.objective, self._deviations(planned)
-        )
-        return dataclasses.replace(planned, sentences=tuple(words))
-
-    def _deviations(self, planned: Planned) -> dict[str, float]:
-        """Return what the clips say of the deviations where a tuning goes on; nothing at first."""
-        if budget.read_timing(self.folder) is None:
-            return {}
-        try:
-            scores = self.scores()
-        except NotBegunError:  # a power cut can take the ledger's first entries and leave the times
-            return {}
-        return resolution.deviations_of(scores, self._cfg_given(planned)["name"])
-
-    def _inspect(self, generation: GenerationSettings) -> Facts:
-        tell = functools.partial(facts.facts_of, options=self.options.scan)
-        return self.sampler.engine.inspect(generation, tell)
-
-    def _measure_times(self, own: ResolvedSetting, known: Facts) -> Timing:
-        """Time a step of CFG alone; what weak passes cost beside it is counted, not timed."""
-        assert own.complete.steps is not None
-        plain = self._quickest(own)
-        passes = max(plain.passes_per_step, 1.0)
-        seconds = max(plain.seconds_per_step / passes, budget.SHORTEST)
-        return Timing(
-            seconds,
-            2 * passes * seconds,
-            self.sampler.engine.workers,
-            own.complete.steps,
-            round(passes),
-            self._cost_of_preset(known, plain.passes_per_step),
-        )
-
-    def _quickest(self, entry: ResolvedSetting) -> Cost:
-        """Time a setting a few times: what else the machine does only makes it slower."""
-        times = [self.sampler.cost(entry.complete) for _ in range(_TIMED)]
-        return min(times, key=lambda cost: cost.seconds_per_step)
-
-    def _cost_of_preset(self, known: Facts, plain: float) -> float:
-        """Return what the published setting adds to a step, in forward passes."""
-        if not known.published:
-            return 1.0
-        preset = self.sampler.survey({"name": "preset", "stg": "preset"})
-        cost = self.sampler.cost(preset.complete)
-        return max(0.0, cost.passes_per_step - plain)
-
-    def _scanned_share(self, complete: GenerationSettings) -> float:
-        """Return the cost of a pass at the size of the scan, as a part of one at full size.
-
-        It is the ratio of the numbers of pixels: less than that where attention is dear.
-        """
-        if self.options.scan_size is None:
-            return 1.0
-        width, height, frames = self.options.scan_size
-        full = (complete.width or width) * (complete.height or height)
-        return width * height * frames / (full * (complete.num_frames or frames))
-
     # --- scan -------------------------------------------------------------------------------------
 
     def _scan(self, planned: Planned) -> Generator[TuneEvent, None, LayerMap]:
         plan, options = planned.plan, self.options
         prompts = self.ids["race"][: plan.scan_prompts]
-        given = {**self._cfg_given(planned), **self._size_of_scan()}
+        given = {**planned.cfg_alone, **self.options.size_of_scan()}
         watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
         yield from self.sample_all("scan", [given], prompts, watch)
         layer_map = scanning.read_map(self.folder, given["name"], prompts)
@@ -245,28 +161,10 @@ class Tuning:
             yield Noted(text)
         return layer_map
 
-    def _size_of_scan(self) -> PlainData:
-        """Return what the setting of the scan has of its own; nothing at the size of all videos."""
-        if self.options.scan_size is None:
-            return {}
-        width, height, frames = self.options.scan_size
-        return {"name": "scan", "width": width, "height": height, "num_frames": frames}
-
-    def _cfg_given(self, planned: Planned) -> PlainData:
-        return {**cfg_alone(self.model(planned), self.model(planned).guidance_scale).given}
-
-    def model(self, planned: Planned) -> Model:
-        """Return the facts on which the candidates depend."""
-        complete, plain = planned.own.complete, planned.timing.plain_passes
-        assert complete.steps is not None
-        scale = complete.guidance_scale if plain > 1 else None
-        published = bool(planned.facts.published)
-        return Model(complete.steps, scale, published, planned.timing.preset_cost)
-
     def _candidates(self, planned: Planned, layer_map: LayerMap) -> list[Candidate]:
         lower = self.options.guidance_scales[1:]
         shortlist = [_scanned(layer_map, cell) for cell in layer_map.shortlist(budget.SHORTLIST)]
-        every = candidates(self.model(planned), shortlist, lower)
+        every = candidates(planned.model, shortlist, lower)
         found = budget.fitting(every, planned.plan)
         self.board.add("race", found)
         self.board.write()
@@ -274,40 +172,10 @@ class Tuning:
 
     # --- race and search --------------------------------------------------------------------------
 
-    def _race_rules(
-        self, planned: Planned, passes: float, racing: Sequence[Candidate]
-    ) -> RaceRules:
-        """Return the rules of a race, which has one round however small its budget is.
-
-        Args:
-            passes: of the budget; what videos take beside their passes is a part of it.
-        """
-        rules = self._floor_rules()
-        prompts = min(rules.round_size, len(self.ids["race"]))
-        least = prompts * rules.seeds * sum(one.passes for one in racing)
-        share = budget.denoising_share(self.options, planned.timing)
-        return dataclasses.replace(rules, max_passes=max(passes * share, least))
-
-    def _of_budget(self, planned: Planned, passes: float) -> float:
-        """Return what forward passes of videos cost of the budget."""
-        return passes / budget.denoising_share(self.options, planned.timing)
-
-    def _scan_cost(self, planned: Planned) -> float:
-        """Return what the scan has taken of the budget, beside what counts as the race's.
-
-        Of few steps, levels of noise fall together, so that it can be less than was planned. The
-        videos of a scan at full size are the first of CFG alone, which the race counts.
-        """
-        if self.options.scan_size is not None:
-            return planned.plan.scan
-        return min(planned.plan.scan, self.board.scan_passes())
-
-    def _answer_cost(self, planned: Planned, racing: Sequence[Candidate]) -> float:
-        """Return what the answer costs of the budget if the dearest come to it."""
-        dearest = sorted(one.passes for one in racing)[-budget.FINALISTS :]
-        return self._of_budget(
-            planned, planned.plan.held_back * self.options.most_seeds * sum(dearest)
-        )
+    def _round(self, racing: Sequence[Candidate]) -> float:
+        """Return the forward passes of a round of some candidates."""
+        prompts = min(budget.ROUND, len(self.ids["race"]))
+        return prompts * self.options.most_seeds * sum(one.passes for one in racing)
 
     def _floor_rules(self) -> RaceRules:
         return RaceRules(
@@ -322,8 +190,7 @@ class Tuning:
     ) -> RaceEvents:
         """Run a race to its end, round by round; in hours, at most as long as the plan gives it."""
         while True:
-            stops = self._stops()
-            rules = dataclasses.replace(rules, max_rounds=stops.get(stage))
+            rules = dataclasses.replace(rules, max_rounds=self.purse.stops().get(stage))
             state = Race(racing, prompts, rules).state(self.scores())
             self.board.rounds[stage] = state
             self.board.done[stage] = (
@@ -334,26 +201,10 @@ class Tuning:
             yield RoundOver(stage, state, tuple(racing))
             if state.over:
                 return state
-            if (state.rounds or stage in search.STAGES) and self._is_late(stage):
-                self._keep_stop(stage, len(state.rounds))
+            if (state.rounds or stage in search.STAGES) and self.purse.is_late(stage):
+                self.purse.keep_stop(stage, len(state.rounds))
                 continue
             yield from self._make(stage, racing, state.wanted)
-
-    def _stops(self) -> dict[str, int]:
-        return budget.read_stops(self.folder, self.options.clock_hours)
-
-    def _keep_stop(self, stage: str, count: int) -> None:
-        assert self.options.clock_hours is not None
-        stops = {**self._stops(), stage: count}
-        budget.keep_stops(self.folder, self.options.clock_hours, stops)
-
-    def _is_late(self, stage: str) -> bool:
-        """Tell whether a stage has had its time; a budget in passes has no clock."""
-        if self.options.clock_hours is None or self.planned is None:
-            return False
-        limit = budget.stage_seconds(self.planned.plan, self.planned.timing, stage)
-        workers = self.sampler.engine.workers
-        return self.board.seconds_used() / workers >= limit
 
     def _make(
         self, stage: str, racing: Sequence[Candidate], wanted: Sequence[tuple[str, int]]
@@ -384,21 +235,21 @@ class Tuning:
             if best is None or best.cell is None:
                 yield self.not_searched(search.not_around(stage, best))
                 continue
-            entry, model = _scanned(layer_map, best.cell), self.model(planned)
+            entry, model = _scanned(layer_map, best.cell), planned.model
             spread = search.around(stage, best, entry, model)
             if not spread:
                 yield self.not_searched(search.nothing_else(stage, best.name, model.steps))
                 continue
-            cfg = next(one for one in everyone if one.role == "cfg")
+            cfg = next(one for one in everyone if one.role == BASELINE)
             together = [cfg, best, *spread]
-            passes = (self.rest - self.reserve) / (len(search.STAGES) - number)
-            # Their clips are there: of the race, on the prompts that it came to.
-            rules = dataclasses.replace(
-                self._race_rules(planned, passes, together), free=(cfg.name, best.name)
-            )
-            if not self._pays(planned, passes, spread, rules):
+            passes = self.purse.for_search(len(search.STAGES) - number)
+            if self._round(spread) > passes:
                 yield self.not_searched(search.not_paid(stage, best.name))
                 continue
+            # Their clips are there: of the race, on the prompts that it came to.
+            rules = dataclasses.replace(
+                self._floor_rules(), max_passes=passes, free=(cfg.name, best.name)
+            )
             self.board.add(stage, spread)
             found = yield from self.race(stage, together, rules, prompts)
             if not found.rounds:
@@ -411,17 +262,9 @@ class Tuning:
                 found = yield from self.race(stage, [*together, *more], rules, prompts)
                 everyone += more
             states[stage] = state = found
-            self.rest -= self._of_budget(planned, found.passes)
+            self.purse.spend(found.passes)
         yield self.not_searched(search.beside(everyone, layer_map.kinds.count("")))
         return everyone, self._together(everyone, tuple(states.values()))
-
-    def _pays(
-        self, planned: Planned, passes: float, spread: Sequence[Candidate], rules: RaceRules
-    ) -> bool:
-        """Tell whether so many passes pay for a round of what is to be tried."""
-        prompts = min(rules.round_size, len(self.ids["race"]))
-        needed = prompts * rules.seeds * sum(one.passes for one in spread)
-        return self._of_budget(planned, needed) <= passes
 
     def not_searched(self, text: str) -> Noted:
         """Note what was not searched, and why, for all who read the run."""
@@ -465,7 +308,7 @@ class Tuning:
     ) -> Generator[TuneEvent, None, Answer]:
         """Compare the winner with CFG alone on the prompts that chose nothing."""
         finalists = self._finalists(planned, everyone, state)
-        self._hold_back(self._answer_prompts(planned, finalists))
+        self._hold_back(self.purse.answer_prompts(finalists))
         yield from self.sample_all(
             "answer", [one.given for one in finalists], self.ids["held_back"]
         )
@@ -484,7 +327,7 @@ class Tuning:
         names = answers.finalists(state, everyone)
         found = [one for one in everyone if one.name in names]
         best = next((one for one in found if one.has_stg), None)
-        priced = best and at_price(self.model(planned), best.passes)
+        priced = best and at_price(planned.model, best.passes)
         if priced is None:
             return found
         raced = next((one for one in everyone if one.name == priced.name), None)
@@ -492,26 +335,6 @@ class Tuning:
             everyone.append(priced)
             self.board.add("answer", [priced])
         return found if raced in found else [*found, raced or priced]
-
-    def _answer_prompts(self, planned: Planned, finalists: Sequence[Candidate]) -> int:
-        """Return how many prompts the rest of the budget pays for, so many that all are used.
-
-        In hours it is what the rest of them has time for at the pace of the videos so far.
-        """
-        kept = len(self.options.split()[1])
-        fewest = min(kept, FEWEST_KEPT)
-        per_prompt = self.options.most_seeds * sum(one.passes for one in finalists)
-        if self.options.clock_hours is None:
-            found = math.floor(self.rest / self._of_budget(planned, per_prompt))
-            return min(kept, max(fewest, found))
-        known = self._stops().get(budget.ANSWER)
-        if known is None:
-            left = self.options.clock_hours * 3600 * self.sampler.engine.workers
-            left -= self.board.seconds_used()
-            known = math.floor(left / (per_prompt * self.board.seconds_per_pass()))
-            known = min(kept, max(fewest, known))
-            self._keep_stop(budget.ANSWER, known)
-        return known
 
     def _show(
         self, planned: Planned, layer_map: LayerMap, racing: Sequence[Candidate]

@@ -18,11 +18,11 @@ from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 from skipguide.models.fields import flag_name
 from skipguide.runs import storage
-from skipguide.tuning.answer.answer import Answer
+from skipguide.tuning.answer.result import Answer
 from skipguide.tuning.answer.verdicts import NOT_MEASURED
 from skipguide.tuning.board import finite
 from skipguide.tuning.events import Planned, TuneResult
-from skipguide.tuning.names import FOLDER, PRESET
+from skipguide.tuning.names import ANSWER, PRESET
 from skipguide.tuning.options import TuneOptions, prompts_hash
 from skipguide.tuning.race.candidates import Candidate
 from skipguide.tuning.race.state import AT_THE_SAME_PRICE
@@ -51,7 +51,7 @@ def write(
     command = line_to_type(tuning.options, preset)
     content = {**found.to_dict(), "command": command, "preset": preset and PRESET}
     text = json.dumps(finite(content), allow_nan=False, ensure_ascii=False)
-    storage.write_file(folder, f"{FOLDER}/answer.json", text.encode())
+    storage.write_file(folder, ANSWER, text.encode())
     tuning.board.answer = content
     tuning.board.write()
     report = write_report(folder)

@@ -10,7 +10,7 @@ from skipguide.tuning.race.state import AT_THE_SAME_PRICE, BASELINE, Racer, Race
 from skipguide.tuning.race.words import interval, prompts
 
 if TYPE_CHECKING:
-    from skipguide.tuning.answer.answer import BestSTG, FloorCheck, Gain
+    from skipguide.tuning.answer.result import BestSTG, FloorCheck, Gain
 
 
 def answer(

@@ -1,9 +1,8 @@
 """The plan of a tuning: what each stage gets of the budget, and what it can resolve.
 
 Everything is counted in forward passes of one sample. Hours are turned into passes once, by the
-time of one pass, and what a video takes besides (text, decoding, writing)
-counts as passes too. These times are kept in the run, so that a tuning that goes on later makes the
-same plan."""
+time of one pass, and what a video takes besides (text, decoding, writing) counts as passes too.
+These times are kept in the run, so that a tuning that goes on later makes the same plan."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from pathlib import Path
 from skipguide.files.text import format_count
 from skipguide.method.protocols import PlainData
 from skipguide.method.validate import is_number
-from skipguide.tuning.names import FOLDER
+from skipguide.tuning.names import ANSWER, FOLDER
 from skipguide.tuning.options import FEWEST_KEPT, TuneOptions, kept_budget
 from skipguide.tuning.race.candidates import Candidate
 
@@ -61,7 +60,7 @@ class Timing:
 
     @property
     def beside(self) -> float:
-        """What a video takes beside its passes, in passes."""
+        """The time that a video takes beside its passes, counted in passes."""
         return self.beside_seconds / self.pass_seconds
 
     def seconds(self, passes: float) -> float:
@@ -99,7 +98,7 @@ def keep_timing(folder: Path, timing: Timing) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What each stage gets, in forward passes of one sample.
+    """A plan: how many forward passes of one sample each stage gets, and what they are for.
 
     Args:
         total: of all.
@@ -153,7 +152,7 @@ def denoising_share(options: TuneOptions, timing: Timing) -> float:
 
 @dataclass(frozen=True)
 class _Prices:
-    """What things cost, in passes of the budget, and how many prompts there are to buy them for.
+    """The prices of videos in passes of the budget, and the numbers of prompts to make them on.
 
     Args:
         plain, dear: a video of CFG alone, and the dearest one with STG.
@@ -380,7 +379,7 @@ def check_budget(folder: Path, options: TuneOptions, timing: Timing) -> None:
         ValueError: for a smaller one, which would have fewer prompts to decide by.
     """
     then = kept_budget(folder)
-    if then is None or not (folder / FOLDER / "answer.json").is_file():
+    if then is None or not (folder / ANSWER).is_file():
         return
     before = total_passes(dataclasses.replace(options, **then), timing)
     now = total_passes(options, timing)
@@ -391,51 +390,3 @@ def check_budget(folder: Path, options: TuneOptions, timing: Timing) -> None:
             f" as much or more, but got {words[1]}. Give as much, or choose another folder with"
             " --out."
         )
-
-
-# --- by the clock ---------------------------------------------------------------------------------
-
-_STOPS = f"{FOLDER}/stops.json"
-
-
-ANSWER = "answer"  # in the place of a race: on how many prompts it was measured
-
-
-def stage_seconds(plan: Plan, timing: Timing, stage: str) -> float:
-    """Return the seconds after which a stage has to be over, from the beginning of the tuning."""
-    until = plan.scan + plan.race
-    until += {"scale": 0.5, "window": 1.0}.get(stage, 0.0) * plan.search
-    return timing.seconds(until)
-
-
-def read_stops(folder: Path, hours: float | None) -> dict[str, int]:
-    """Return after how many rounds the clock has ended races of a tuning of so many hours.
-
-    With other hours nothing has ended yet.
-    """
-    path = folder / _STOPS
-    if hours is None or not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return _counts(found["rounds"]) if found["hours"] == hours else {}
-    except (ValueError, KeyError, TypeError):  # a race that goes on a little longer is no harm
-        return {}
-
-
-def _counts(found: PlainData) -> dict[str, int]:
-    """Return the entries that are numbers of rounds."""
-    known = {name: count for name, count in dict(found).items() if type(count) is int}
-    return {name: count for name, count in known.items() if count >= 0}
-
-
-def keep_stops(folder: Path, hours: float, rounds: dict[str, int]) -> None:
-    """Keep after how many rounds the clock has ended races, so that they end there again.
-
-    Args:
-        rounds: by stage; under `ANSWER` the prompts on which the answer is measured.
-    """
-    from skipguide.runs import storage
-
-    content = json.dumps({"hours": hours, "rounds": rounds}).encode()
-    storage.write_file(folder, _STOPS, content)

@@ -30,7 +30,6 @@ KNOWN: Mapping[str, float] = {
     "sharpness": 0.01, "motion": 0.005, "saturation": 0.03, "temporal_flickering": 0.003,
 }  # fmt: skip
 SUM = "the weighted sum"
-ALPHA = 0.05
 FEWEST = 4  # prompts of which a standard deviation is taken
 _POWER = NormalDist().inv_cdf(0.8)
 
@@ -47,22 +46,20 @@ def smallest(deviation: float, prompts: int, power: bool = False) -> float:
     return quantile * deviation / prompts**0.5
 
 
-def smallest_in_race(
-    deviation: float, prompts: int, comparisons: int, power: bool = False
-) -> float:
+def smallest_in_race(deviation: float, prompts: int, level: float, power: bool = False) -> float:
     """Return the difference that a race just tells after so many prompts.
 
     It is for differences that are normal, and the farthest of them as far away as is expected.
 
     Args:
         deviation: of the paired differences.
-        comparisons: that a candidate is in, which share the chance of an error.
+        level: the chance of an error in one comparison, as `RaceRules.level` has it.
         power: as in `smallest`.
 
     Returns:
         Infinity where so few prompts can never tell.
     """
-    factor = sequences.half_width_factor(prompts, ALPHA / comparisons)
+    factor = sequences.half_width_factor(prompts, level)
     farthest = NormalDist().inv_cdf((prompts - 0.375) / (prompts + 0.25))  # Blom's
     squares = prompts - 1 + sequences.FURTHER * farthest**2
     return deviation * (factor * squares**0.5 + (_POWER / prompts**0.5 if power else 0.0))
@@ -94,36 +91,36 @@ def deviations_of(scores: ScoreTable, baseline: str) -> dict[str, float]:
 
 
 def sentence(
-    spec: ObjectiveSpec, prompts: int, measured: Mapping[str, float], comparisons: int = 0
+    spec: ObjectiveSpec, prompts: int, measured: Mapping[str, float], level: float | None = None
 ) -> str:
     """Return what so many prompts can resolve, in a sentence.
 
     Args:
         measured: standard deviations that the clips of the run have, by metric; the known ones of
             the lab models stand for those that are not among them.
-        comparisons: of a race, that a candidate is in; 0 for the answer, which is looked at once.
+        level: of a race, as in `smallest_in_race`; None for the answer, which is looked at once.
     """
-    if comparisons and not math.isfinite(smallest_in_race(1.0, prompts, comparisons)):
+    if level is not None and not math.isfinite(smallest_in_race(1.0, prompts, level)):
         return (
             f"{prompts} prompts a setting are too few for intervals that are looked at after each"
             " round: they decide by the mean alone."
         )
-    if not comparisons and prompts < MIN_CLUSTERS:
+    if level is None and prompts < MIN_CLUSTERS:
         return "So few prompts show no difference at all."
     known = _known(spec, measured)
     parts = [
         f"of {name} above {_round(least)} ({_round(often)} in 80 % of the cases)"
         for name, deviation in known.items()
         if deviation is not None
-        for least, often in [_both(deviation, prompts, comparisons)]
+        for least, often in [_both(deviation, prompts, level)]
     ]
     if len(parts) < len(known) or not known:
-        least, often = _both(1.0, prompts, comparisons)
+        least, often = _both(1.0, prompts, level)
         parts.append(
             f"{'of the others ' if parts else ''}above {least:.2f} standard deviations of the"
             f" paired differences ({often:.2f} in 80 % of the cases)"
         )
-    looked = ", looked at after every round" if comparisons else ""
+    looked = ", looked at after every round" if level is not None else ""
     said = f"{prompts} prompts a setting{looked}: differences {', '.join(parts)}."
     return said + _source(spec, measured)
 
@@ -147,11 +144,11 @@ def _known(spec: ObjectiveSpec, measured: Mapping[str, float]) -> dict[str, floa
     return {f"{SUM}, at most,": sum(sizes) if len(sizes) == len(found) else None, **found}
 
 
-def _both(deviation: float, prompts: int, comparisons: int) -> tuple[float, float]:
+def _both(deviation: float, prompts: int, level: float | None) -> tuple[float, float]:
     """Return the smallest difference, and the one that is found in 80 % of the cases."""
-    if not comparisons:
+    if level is None:
         return smallest(deviation, prompts), smallest(deviation, prompts, power=True)
-    race = (deviation, prompts, comparisons)
+    race = (deviation, prompts, level)
     return smallest_in_race(*race), smallest_in_race(*race, power=True)
 
 

@@ -10,6 +10,7 @@ from skipguide.tuning.objective.objective import Objective
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.plan import resolution
 from skipguide.tuning.plan.budget import ROUND, Plan, Timing
+from skipguide.tuning.race.state import RaceRules
 
 
 def describe(
@@ -52,11 +53,11 @@ def _race(
     measured: Mapping[str, float],
 ) -> Iterator[str]:  # fmt: skip
     prompts = min(plan.rounds * ROUND, len(options.split()[0]))
-    comparisons = plan.candidates - 1 + len(objective.floors)
+    level = RaceRules(floors=objective.floors).level(plan.candidates)
     yield (
         f"Race: up to {plan.candidates} settings in rounds of {ROUND} prompts, {plan.race:.0f}"
         f" passes, about {_time(timing, plan.race)}; {format_count(prompts, 'prompt')} a setting if"
-        f" nobody goes. {resolution.sentence(objective.spec, prompts, measured, comparisons)}"
+        f" nobody goes. {resolution.sentence(objective.spec, prompts, measured, level)}"
     )
     yield (
         f"Scale and window of the winner: {plan.search:.0f} passes, about"

@@ -60,7 +60,7 @@ class Candidate:
 
     @property
     def title(self) -> str:
-        """What sentences call it: "CFG alone with 31 steps"; with STG its name says all of it."""
+        """The name that sentences give it, as "CFG alone with 31 steps"; with STG it is `name`."""
         if self.has_stg:
             return self.name
         g, steps, at = self.guidance_scale, self.given.get("steps"), ""

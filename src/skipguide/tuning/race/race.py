@@ -90,6 +90,7 @@ class Race:
         if not self.prompts:
             raise ValueError("a race needs prompts, but got none. Add prompts.")
         self.baseline = baselines[0]
+        self.level = self.rules.level(len(self.candidates))
 
     def state(self, scores: ScoreTable) -> RaceState:
         """Replay all rounds from the values.
@@ -177,15 +178,10 @@ class Race:
         now.rounds.append(Round(number, tuple(prompts), leader, tuple(standings), tuple(exits)))
         self._set_aside(now)
 
-    @property
-    def _level(self) -> float:
-        """Alpha for each of the comparisons that a candidate is in."""
-        return self.rules.alpha / max(1, len(self.candidates) - 1 + len(self.rules.floors))
-
     def _compare(self, columns: Mapping[str, Floats], name: str, other: str) -> Estimate | None:
         if name == other:
             return None
-        return _sequence(columns[name], columns[other], self._level)
+        return _sequence(columns[name], columns[other], self.level)
 
     def _floors(self, scores: ScoreTable, name: str, prompts: Sequence[int]) -> dict[str, Estimate]:
         """Return how far each metric with a floor is above it."""
@@ -199,7 +195,7 @@ class Race:
             is_lower = metric in self.rules.lower
             floor = floor_of(share, base, is_lower)
             pair = (floor, own) if is_lower else (own, floor)
-            found[metric] = _sequence(*pair, self._level)
+            found[metric] = _sequence(*pair, self.level)
         return found
 
     def _leader(self, columns: Mapping[str, Floats]) -> str:

@@ -73,6 +73,13 @@ class RaceRules:
                 f"alpha of a race must be between 0 and 1, but got {self.alpha:g}. Pass 0.05."
             )
 
+    def level(self, candidates: int) -> float:
+        """Return alpha for each of the comparisons that one of so many candidates is in.
+
+        They are with each other one, for anybody may lead, and with each floor.
+        """
+        return self.alpha / max(1, candidates - 1 + len(self.floors))
+
 
 @dataclass(frozen=True)
 class Standing:

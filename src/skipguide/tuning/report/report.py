@@ -55,7 +55,7 @@ def _page(run: Run, found: PlainData) -> str:
         el("section", el("h2", title, id=_anchor(title)), content) for title, content in sections
     ]
     links = el("nav", [el("a", title, href=f"#{_anchor(title)}") for title, _ in sections])
-    style = (resources.files("skipguide.tuning") / "report.css").read_text(encoding="utf-8")
+    style = (resources.files(__package__ or "") / "report.css").read_text(encoding="utf-8")
     body = join([el("h1", f"skipguide tune: {name}"), _answer(run, found), links, parts])
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'

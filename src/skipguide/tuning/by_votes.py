@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.tuning.answer import answer as answers
+from skipguide.tuning.answer.result import Answer
 from skipguide.tuning.board import finite
 from skipguide.tuning.events import Planned, TuneEvent, TuneResult
 from skipguide.tuning.objective.scores import ScoreTable
@@ -81,7 +82,7 @@ def _wait(tuning: Tuning, layer_map: LayerMap, state: VoteState, asked: PlainDat
 
 def _answer(
     tuning: Tuning, racing: Sequence[Candidate], state: VoteState, kept: Sequence[int]
-) -> answers.Answer:
+) -> Answer:
     """Return the answer of the votes: of each prompt the share that a setting won against CFG."""
     names = [one.name for one in racing]
     baseline = next(one.name for one in racing if one.role == BASELINE)
