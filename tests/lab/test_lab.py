@@ -63,7 +63,7 @@ def test_tokenizer_knows_every_caption_word_after_the_round_trip(lab: Any) -> No
     ids = lab.tokenizer(captions).input_ids
     assert ids == text.build_tokenizer()(captions).input_ids
     assert not any(lab.tokenizer.unk_token_id in row for row in ids)
-    assert max(map(len, ids)) <= mochi.MAX_TOKENS
+    assert max(map(len, ids)) <= mochi.CLOSED.max_tokens
 
 
 def test_training_attention_equals_diffusers(lab: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from skipguide.lab import training_loop
 
@@ -50,6 +52,21 @@ def test_resumes_exactly(tmp_path: Path) -> None:
     assert resumed[0].step == 26
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_weights_after_some_steps_are_kept(tmp_path: Path) -> None:
+    """They are the averaged ones, which the last step gives to the model."""
+    schedule = dataclasses.replace(SCHEDULE, snapshots=(20, 60))
+    model, loss = problem()
+    for progress in training_loop.fit(model, loss, schedule, tmp_path / "a.ckpt"):
+        if progress.step == 20:
+            average = torch.load(tmp_path / "a.ckpt")["average"]
+            early = load_file(training_loop.snapshot_path(tmp_path / "a.ckpt", 20))
+    last = load_file(training_loop.snapshot_path(tmp_path / "a.ckpt", 60))
+    for name, value in model.state_dict().items():
+        assert torch.equal(early[name], average[name].half())
+        assert torch.equal(last[name], value.half())
+        assert not torch.equal(early[name], last[name])
 
 
 def test_a_failed_save_keeps_the_old_checkpoint(

@@ -6,6 +6,8 @@ encode clips, SVD's AutoencoderKLTemporalDecoder encodes single frames and decod
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
     AutoencoderKLTemporalDecoder,
 )
 
-from skipguide.lab import training_loop, world
+from skipguide.lab import open_world, training_loop, world
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.opensora import AutoencoderKLOpenSora
 
@@ -82,6 +84,7 @@ class AutoencoderSpec:
     whole: int  # clips per step, in the last part of the training
     frames: int  # of a clip
     spans: bool = False  # clips show parts of the path of an object, not all of it
+    is_open: bool = False  # clips are of the open world
 
 
 # --- Mochi ----------------------------------------------------------------------------------------
@@ -96,8 +99,8 @@ MOCHI_CONFIG: PlainData = dict(
 )
 
 
-def _build_mochi() -> AutoencoderKLMochi:
-    vae = AutoencoderKLMochi(**MOCHI_CONFIG)
+def _build_mochi(config: PlainData = MOCHI_CONFIG) -> AutoencoderKLMochi:
+    vae = AutoencoderKLMochi(**config)
     unchunk(vae)
     _initialise_mochi(vae)
     return vae
@@ -170,6 +173,24 @@ MOCHI = AutoencoderSpec(
     crop_frames=world.NUM_FRAMES,
     whole=2,
     frames=world.NUM_FRAMES,
+)
+
+# More channels and layers than above, for textures and outlines.
+OPEN_CHANNELS = 24
+OPEN_MOCHI_CONFIG: PlainData = {
+    **MOCHI_CONFIG,
+    "latent_channels": OPEN_CHANNELS,
+    "encoder_block_out_channels": (16, 48, 96, 128),
+    "decoder_block_out_channels": (16, 48, 96, 128),
+    "layers_per_block": (0, 0, 2, 2, 1),
+    "latents_mean": (0.0,) * OPEN_CHANNELS,
+    "latents_std": (1.0,) * OPEN_CHANNELS,
+}
+OPEN_MOCHI = dataclasses.replace(
+    MOCHI,
+    build=functools.partial(_build_mochi, OPEN_MOCHI_CONFIG),
+    schedule=dataclasses.replace(MOCHI.schedule, steps=5600),
+    is_open=True,
 )
 
 # --- SVD ------------------------------------------------------------------------------------------
@@ -381,7 +402,9 @@ def use_channels_last(model: torch.nn.Module) -> None:
 
 
 def _render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "train") -> Tensor:
-    """Render clips `(B, 3, F, H, W)` in [-1, 1]."""
+    """Render clips `(B, 3, F, H, W)` in [-1, 1]; the open world has no split."""
+    if kind.is_open:
+        return open_world.render(open_world.sample_scenes(num, seed), kind.frames)
     scenes = world.sample_scenes(num, seed, split)
     return world.render(
         scenes, kind.frames, span=world.draw_spans(num, seed) if kind.spans else None

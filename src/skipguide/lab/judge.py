@@ -84,7 +84,7 @@ def train(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = world.sample_scenes(BATCH_SIZE, seed=step + 5 * 10**6, split="all")
-        frames = _augment(world.render(scenes), torch.Generator().manual_seed(step)).to(device)
+        frames = augment(world.render(scenes), torch.Generator().manual_seed(step)).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits, _ = judge(frames)
         losses, metrics = [], {}
@@ -99,7 +99,7 @@ def train(
         save_file(judge.state_dict(), part)
 
 
-def _augment(frames: Tensor, generator: torch.Generator) -> Tensor:
+def augment(frames: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, add noise, fade and shift clips a little; a third of them stays clean.
 
     This keeps the judge sensible on imperfect videos.

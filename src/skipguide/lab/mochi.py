@@ -1,15 +1,18 @@
-"""lab-mochi: a real MochiPipeline with small configs.
+"""lab-mochi and lab-mochi-2: real MochiPipelines with small configs.
 
-Its transformer and text encoder are trained together on latents. Mochi's flow runs from noise at t
-= 0 to data at t = 1 (the pipeline inverts the sigmas of its scheduler), so
+Their transformers and text encoders are trained together on latents. Mochi's flow runs from noise
+at t = 0 to data at t = 1 (the pipeline inverts the sigmas of its scheduler), so
 
     x_t = (1 - t) noise + t x,    the transformer predicts  v = x - noise,  and is given  1000 t.
+
+A `Recipe` holds what differs: the world that a model knows, its size, and how long it is trained.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,20 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from torch import nn
 
-from skipguide.lab import autoencoder, text, text_to_video, training_loop, world
+from skipguide.lab import (
+    autoencoder,
+    open_captions,
+    open_world,
+    text,
+    text_to_video,
+    training_loop,
+    world,
+)
 from skipguide.lab.text_to_video import CAPTION_DROPOUT, NUM_CLIPS
 from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
-MAX_TOKENS = 28  # during training; the longest caption has 26
 BATCH_SIZE = 96
-SCHEDULE = training_loop.Schedule(steps=2900, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 TRANSFORMER: PlainData = dict(
     patch_size=2,
@@ -45,11 +54,62 @@ TRANSFORMER: PlainData = dict(
 )
 
 
-def build(vae: AutoencoderKLMochi) -> MochiPipeline:
+@dataclass(frozen=True)
+class Recipe:
+    """The facts in which lab-mochi and lab-mochi-2 differ."""
+
+    transformer: PlainData
+    num_clips: int  # whose latents are kept; a clip gets a new caption whenever it is used
+    max_tokens: int  # of a caption during the training, at least as many as the longest has
+    schedule: training_loop.Schedule
+    draw: Callable[[int], Any]  # number -> the scenes behind the latents, in the same order
+    render: Callable[[Any], Tensor]
+    caption: Callable[[Any, int], list[str]]  # scenes, seed -> captions
+    more_words: tuple[str, ...] = field(default=(), repr=False)  # beside those of `world`
+
+
+def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
+    """Return the scenes behind the cached latents of lab-mochi, in the same order."""
+    return world.sample_scenes(num, seed=2 * 10**6)
+
+
+def open_training_scenes(num: int) -> open_world.OpenScenes:
+    """Return the scenes behind the cached latents of lab-mochi-2, in the same order."""
+    return open_world.sample_scenes(num, seed=4 * 10**6)
+
+
+def _caption_open(scenes: open_world.OpenScenes, seed: int) -> list[str]:
+    return [caption.text for caption in open_captions.captions(scenes, seed)]
+
+
+CLOSED = Recipe(
+    TRANSFORMER,
+    NUM_CLIPS,
+    28,
+    training_loop.Schedule(steps=2900, learning_rate=3e-3, decay=0.5, ema=0.998),
+    training_scenes,
+    world.render,
+    world.captions,
+)
+OPEN = Recipe(
+    {**TRANSFORMER, "num_attention_heads": 6, "in_channels": autoencoder.OPEN_CHANNELS},
+    32_768,
+    30,
+    training_loop.Schedule(
+        steps=3000, learning_rate=3e-3, decay=0.5, ema=0.998, snapshots=(1200, 3000)
+    ),
+    open_training_scenes,
+    open_world.render,
+    _caption_open,
+    tuple(sorted({*open_captions.vocabulary()} - {*world.vocabulary()})),
+)
+
+
+def build(vae: AutoencoderKLMochi, recipe: Recipe = CLOSED) -> MochiPipeline:
     """Build the untrained pipeline around a trained autoencoder."""
     torch.manual_seed(0)
-    words = text.build_tokenizer()
-    transformer = MochiTransformer3DModel(**TRANSFORMER)
+    words = text.build_tokenizer(recipe.more_words)
+    transformer = MochiTransformer3DModel(**recipe.transformer)
     _initialise(transformer)
     scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
     return MochiPipeline(scheduler, vae, text.build_encoder(words), words, transformer)
@@ -114,26 +174,22 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
-    """Return the scenes behind the cached latents, in the same order."""
-    return world.sample_scenes(num, seed=2 * 10**6)
-
-
 def encode_clips(
-    folder: Path, device: torch.device, num: int = NUM_CLIPS
+    folder: Path, device: torch.device, num: int | None = None, recipe: Recipe = CLOSED
 ) -> Iterator[training_loop.Progress]:
-    """Encode `num` clips once, with the autoencoder in `folder`.
+    """Encode `num` clips once, with the autoencoder in `folder`; None is the recipe's number.
 
-    `folder/latents.safetensors` holds `(num, 12, 4, 8, 8)` float16, normalised as MochiPipeline
+    `folder/latents.safetensors` holds `(num, C, 4, 8, 8)` float16, normalised as MochiPipeline
     does.
     """
-    scenes = training_scenes(num)
+    num = recipe.num_clips if num is None else num
+    scenes = recipe.draw(num)
     yield from text_to_video.encode_clips(
         folder,
         device,
         num,
         _load_autoencoder,
-        lambda encode, rows: {"latents": encode(world.render(scenes[rows]))},
+        lambda encode, rows: {"latents": encode(recipe.render(scenes[rows]))},
     )
 
 
@@ -143,10 +199,12 @@ def _load_autoencoder(folder: Path) -> AutoencoderKLMochi:
     return vae
 
 
-def _sample_batch(step: int, latents: Tensor, scenes: world.Scenes) -> tuple[Tensor, list[str]]:
+def _sample_batch(
+    step: int, latents: Tensor, scenes: Any, recipe: Recipe
+) -> tuple[Tensor, list[str]]:
     rows = torch.randint(len(latents), (BATCH_SIZE,), generator=torch.Generator().manual_seed(step))
     rng = random.Random(step)
-    words = world.captions(scenes[rows], seed=step)
+    words = recipe.caption(scenes[rows], step)
     return latents[rows].float(), [
         "" if rng.random() < CAPTION_DROPOUT else caption for caption in words
     ]
@@ -166,29 +224,33 @@ def _sample_times(num: int, generator: torch.Generator) -> Tensor:
 
 
 def train(
-    folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
+    folder: Path,
+    device: torch.device,
+    schedule: training_loop.Schedule | None = None,
+    recipe: Recipe = CLOSED,
 ) -> Iterator[training_loop.Progress]:
     """Train transformer and text encoder; see `text_to_video.train`."""
     yield from text_to_video.train(
         folder,
         device,
-        schedule,
-        lambda vae: build(AutoencoderKLMochi.from_pretrained(vae)),
-        _make_loss,
+        schedule or recipe.schedule,
+        lambda vae: build(AutoencoderKLMochi.from_pretrained(vae), recipe),
+        lambda setup: _make_loss(setup, recipe),
         BatchedAttention(),
     )
 
 
-def _make_loss(setup: text_to_video.TrainingSetup) -> Callable[[int], Tensor]:
-    latents, scenes, device = setup.data["latents"], training_scenes(), setup.device
+def _make_loss(setup: text_to_video.TrainingSetup, recipe: Recipe) -> Callable[[int], Tensor]:
+    latents, device = setup.data["latents"], setup.device
+    scenes = recipe.draw(len(latents))
 
     def error_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        x, words = _sample_batch(step, latents, scenes)
+        x, words = _sample_batch(step, latents, scenes, recipe)
         noise = torch.randn(x.shape, generator=generator)
         t = _sample_times(len(x), generator)
         x_t = torch.lerp(noise, x, t.view(-1, 1, 1, 1, 1)).to(device)
-        tokens, mask = setup.tokenize(words, MAX_TOKENS)
+        tokens, mask = setup.tokenize(words, recipe.max_tokens)
         mask, pair = mask.bool(), setup.pair
         with setup.autocast():
             embeds = pair.text_encoder(tokens, attention_mask=mask)[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from skipguide.lab import autoencoder, judge, mochi, opensora, svd, training_loop
+from skipguide.lab import autoencoder, judge, mochi, open_judge, opensora, svd, training_loop
 
 LOG_EVERY = 50  # steps
 
@@ -31,6 +31,18 @@ STAGES = {
         Stage("latents", mochi.encode_clips, "latents.safetensors"),
         Stage("judge", judge.train, "judge.safetensors"),
         Stage("transformer", mochi.train, "pipeline"),
+    ),
+    "mochi-2": (
+        Stage(
+            "autoencoder", functools.partial(autoencoder.train, kind=autoencoder.OPEN_MOCHI), "vae"
+        ),
+        Stage("judge", open_judge.train, "open-judge.safetensors"),
+        Stage(
+            "latents",
+            functools.partial(mochi.encode_clips, recipe=mochi.OPEN),
+            "latents.safetensors",
+        ),
+        Stage("transformer", functools.partial(mochi.train, recipe=mochi.OPEN), "pipeline"),
     ),
     "svd": (
         Stage("autoencoder", functools.partial(autoencoder.train, kind=autoencoder.SVD), "vae"),

@@ -46,6 +46,7 @@ class Schedule:
     decay: float = 0.3
     restarts: tuple[int, ...] = ()  # steps at which it begins again
     ema: float = 0.0  # 0: no moving average
+    snapshots: tuple[int, ...] = ()  # steps after which the weights are kept
     checkpoint_minutes: float = 3.0
 
     def factor(self, step: int) -> float:
@@ -80,7 +81,8 @@ def fit(
     Args:
         loss: step number -> (scalar to minimise, numbers to report).
         checkpoint: written every few minutes and at the end, under a temporary name first; read if
-            it exists.
+            it exists. The (averaged) weights after each of `schedule.snapshots` steps are kept
+            beside it, in float16: see `snapshot_path`.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers = _optimizers(model, schedule)
@@ -101,6 +103,10 @@ def fit(
             optimizer.step()
         if average is not None:
             _update_average(average, model, min(schedule.ema, (1 + step) / (10 + step)))
+        if step + 1 in schedule.snapshots:
+            _save_snapshot(
+                snapshot_path(checkpoint, step + 1), model if average is None else average
+            )
         seconds = before + time.monotonic() - started
         last = step + 1 == schedule.steps
         if last or time.monotonic() - saved > schedule.checkpoint_minutes * 60:
@@ -110,6 +116,21 @@ def fit(
     if average is not None:
         model.load_state_dict(average.state_dict())
     model.eval()
+
+
+def snapshot_path(checkpoint: Path, step: int) -> Path:
+    """Return the file of the weights after some steps of the training with this checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.stem}-{step}.safetensors")
+
+
+def _save_snapshot(path: Path, model: torch.nn.Module) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: value.detach().half().contiguous() for name, value in model.state_dict().items()
+    }
+    with atomic_path(path) as part:
+        save_file(tensors, part)
 
 
 def require_files(folder: Path, *names: str) -> None:
