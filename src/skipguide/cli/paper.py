@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from skipguide.cli.options import Json, parse_folder
 from skipguide.files import folders
 
 if TYPE_CHECKING:
+    from skipguide.paper.open.run import Order as OpenOrder
     from skipguide.paper.run import Order
 
 paper = typer.Typer(
@@ -217,6 +219,90 @@ def why(
         for path in why_figures.write_figures(why_page.read_numbers(docs)[1], drawn[0], docs):
             typer.echo(path)
     typer.echo(why_page.write_page(docs))
+
+
+@paper.command("open")
+def open_prompts(
+    clips: Annotated[int, typer.Option(help="Prompts per row, up to 2048.")] = 1024,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="closed, half, open.", show_default="all, and earlier states"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda.", show_default="the GPU if there is one")
+    ] = None,
+    steps: Steps = None,
+    dtype: Dtype = "bfloat16",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of another lab-mochi-2.", parser=parse_folder, metavar="PATH",
+            show_default="the packaged one",
+        ),
+    ] = None,
+    folder: Folder = RUNS,
+    docs: Annotated[
+        Path,
+        typer.Option(
+            help="Gets open-prompts.md, and open/ with the picture and the numbers.",
+            parser=parse_folder, metavar="PATH",
+        ),
+    ] = Path("docs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is missing, and stop.")
+    ] = False,
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Show what guidance gains where prompts name all, half or nothing of a clip.
+
+    Stop it whenever you like: the same command continues where it stopped.
+    """
+    from skipguide.paper.open import page
+
+    _check_folder("--docs", docs)
+    if not text_only:
+        _make_open(_open_order(clips, kind, device, steps, dtype, weights, folder), docs, dry_run)
+    if not dry_run:
+        typer.echo(page.write(docs))
+
+
+def _open_order(
+    clips: int, kind: list[str] | None, device: str | None, steps: int | None, dtype: str,
+    weights: Path | None, folder: Path,
+) -> OpenOrder:  # fmt: skip
+    import torch
+
+    from skipguide.files import packaged
+    from skipguide.models import loading
+    from skipguide.paper.open import prompts, run, study
+
+    _check_folder("--folder", folder)
+    if unknown := sorted(set(kind or ()) - set(prompts.KINDS)):
+        raise ValueError(
+            f"--kind must be of {', '.join(prompts.KINDS)}, but got {', '.join(unknown)}. Choose"
+            " of them."
+        )
+    settings = study.SETTINGS if kind is None else tuple(map(study.Setting, kind))
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loading.check_device(place)
+    found = weights or packaged.packaged_path(study.MODEL)
+    usual = run.Order(folder, found, clips, settings, place, dtype=dtype)
+    return usual if steps is None else dataclasses.replace(usual, steps=steps)
+
+
+def _make_open(order: OpenOrder, docs: Path, dry_run: bool) -> None:
+    from skipguide.paper.open import numbers, run
+
+    typer.echo(run.forecast(order), err=True)
+    if dry_run:
+        return
+    with console.training_progress() as report:
+        for progress in run.run(order):
+            report("clips", progress)
+    typer.echo(numbers.write(numbers.measure(order), docs))
+    typer.echo(run.make_picture(order, docs))
 
 
 def _make_scans(docs: Path, chosen: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ A `Recipe` holds what differs: the world that a model knows, its size, and how l
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
 BATCH_SIZE = 96
+_BLOCK = 4096  # scenes that are drawn together
 
 TRANSFORMER: PlainData = dict(
     patch_size=2,
@@ -74,8 +76,13 @@ def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
 
 
 def open_training_scenes(num: int) -> open_world.OpenScenes:
-    """Return the scenes behind the cached latents of lab-mochi-2, in the same order."""
-    return open_world.sample_scenes(num, seed=4 * 10**6)
+    """Return the scenes behind the cached latents of lab-mochi-2, in the same order.
+
+    They are drawn in blocks, so that those of fewer clips are the first of those of more.
+    """
+    blocks = range(-(-num // _BLOCK))
+    parts = [open_world.sample_scenes(_BLOCK, seed=4 * 10**6 + block) for block in blocks]
+    return open_world.join(parts)[slice(num)]
 
 
 def _caption_open(scenes: open_world.OpenScenes, seed: int) -> list[str]:
@@ -93,7 +100,7 @@ CLOSED = Recipe(
 )
 OPEN = Recipe(
     {**TRANSFORMER, "num_attention_heads": 6, "in_channels": autoencoder.OPEN_CHANNELS},
-    32_768,
+    16_384,
     30,
     training_loop.Schedule(
         steps=3000, learning_rate=3e-3, decay=0.5, ema=0.998, snapshots=(1200, 3000)
@@ -169,6 +176,31 @@ class BatchedAttention:
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+
+def load_snapshot(folder: Path, step: int, pipe: MochiPipeline) -> MochiPipeline:
+    """Return the pipeline as it was after some steps of its training.
+
+    Args:
+        folder: of the packaged model, or `pipeline` of a training folder.
+        pipe: the trained pipeline, whose other parts, dtype and device the result has.
+
+    Raises:
+        FileNotFoundError: if the weights after this step were not kept.
+    """
+    from safetensors.torch import load_file
+
+    name = training_loop.snapshot_path(folder / "transformer.ckpt", step).name
+    path = next((p for p in (folder / name, folder.parent / name) if p.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"the weights after {step} steps must be in {folder / name}, but they are not there."
+            " Take a step of `snapshots` in the schedule of the training."
+        )
+    pair = text.TrainingPair(copy.deepcopy(pipe.transformer), copy.deepcopy(pipe.text_encoder))
+    pair.load_state_dict(load_file(path))
+    parts = {**pipe.components, "transformer": pair.transformer, "text_encoder": pair.text_encoder}
+    return type(pipe)(**parts)
 
 
 # --- data -----------------------------------------------------------------------------------------

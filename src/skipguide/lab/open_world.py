@@ -121,7 +121,7 @@ def sample_scenes(num: int, seed: int, given: Mapping[str, str] | None = None) -
         rows.append(scenes)
         found += len(scenes)
         if found >= num:
-            return _join(rows)[slice(num)]
+            return join(rows)[slice(num)]
     raise ValueError(
         f"given must be words that scenes can have together, but {found} of {200 * batch} have"
         f" {asked}. Give fewer of them."
@@ -168,7 +168,8 @@ def _number(slot: str, word: str) -> int:
     return WORDS[slot].index(word)
 
 
-def _join(parts: Sequence[OpenScenes]) -> OpenScenes:
+def join(parts: Sequence[OpenScenes]) -> OpenScenes:
+    """Put batches of scenes one after the other."""
     names = [field.name for field in dataclasses.fields(OpenScenes)]
     return OpenScenes(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +131,7 @@ class Results:
         clips: by the names of their rows.
         reference: moments of real clips of other scenes; without them there are no Frechet
             distances.
+        measures: by name.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class Results:
         place: records.RecordFolder,
         clips: dict[str, Clips],
         reference: Moments | None,
+        measures: Mapping[str, Measure] = MEASURES,
     ):
         self.model, self.place, self.clips, self._reference = model, place, clips, reference
+        self.measures = measures
         self._known: dict[tuple[str, ...], Estimate] = {}
         self._parts: dict[tuple[tuple[str, ...], int], Results] = {}
 
@@ -175,7 +178,9 @@ class Results:
                 names, (clips.take(clips.numbers >= first) for clips in shared), strict=True
             )
             clips = {name: clips for name, clips in pairs if len(clips)}
-            self._parts[names, first] = Results(self.model, self.place, clips, self._reference)
+            self._parts[names, first] = Results(
+                self.model, self.place, clips, self._reference, self.measures
+            )
         return self._parts[names, first]
 
     def clips_of(self, row: Row) -> Clips | None:
@@ -192,10 +197,10 @@ class Results:
         clips = self.clips_of(row)
         if clips is None or not self._can_measure(name):
             return None
-        return self._cached_estimate((row.name, name), [clips], MEASURES[name])
+        return self._cached_estimate((row.name, name), [clips], self.measures[name])
 
     def _can_measure(self, name: str) -> bool:
-        return MEASURES[name].per_reference is None or self._reference is not None
+        return self.measures[name].per_reference is None or self._reference is not None
 
     def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
         """Return a measure of a row minus that of another, on the prompts that both have."""
@@ -204,7 +209,7 @@ class Results:
             return None
         both = records.restrict_to_common(clips for clips in pair if clips is not None)
         return (
-            self._cached_estimate((row.name, base.name, name), both, MEASURES[name])
+            self._cached_estimate((row.name, base.name, name), both, self.measures[name])
             if len(both[0])
             else None
         )

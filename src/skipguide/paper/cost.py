@@ -6,11 +6,13 @@ All are timed in turn in one process, under the same load.
 from __future__ import annotations
 
 import json
+import platform
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -75,9 +77,21 @@ def measure(
         )
 
 
-def time_clips(
-    generator: ClipGenerator, row: Row, numbers: Sequence[int]
-) -> tuple[torch.Tensor, Cost]:
+class Maker(Protocol):
+    """Whatever makes the clips of rows."""
+
+    def clips(self, row: Row, numbers: Sequence[int]) -> torch.Tensor: ...
+
+    def passes(self, row: Row) -> float: ...
+
+
+def machine(device: str) -> dict[str, str]:
+    """Return what a record says of where its clips were made."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    return {"device": f"{device.partition(':')[0]} {name}", "torch": torch.__version__}
+
+
+def time_clips(generator: Maker, row: Row, numbers: Sequence[int]) -> tuple[torch.Tensor, Cost]:
     """Generate the clips of a row for some prompts, and return them with the cost of each."""
     clock, cpu = time.perf_counter(), time.process_time()
     frames = generator.clips(row, numbers)

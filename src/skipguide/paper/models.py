@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from skipguide import guide
+from skipguide import STG, Interval, guide
 from skipguide.files import packaged
 from skipguide.lab import autoencoder, score_svd, score_text, svd, world
 from skipguide.method.protocols import PlainData
@@ -140,7 +140,7 @@ class ClipGenerator:
         Raises:
             ValueError: if it does not.
         """
-        with self._guide(row):
+        with guide_row(self.pipe, row):
             pass
 
     def clips(self, row: Row, numbers: Sequence[int]) -> Tensor:
@@ -156,7 +156,7 @@ class ClipGenerator:
             real = self.pool.subset(numbers).render_real(frames)
             return real if row.source == "real" else self._reconstruct(real)
         made: dict[int, Tensor] = {}
-        with self._guide(row) as handle:
+        with guide_row(self.pipe, row) as handle:
             for call in self.calls(row, numbers):
                 made.update(zip(call.numbers, self.run_call(call), strict=True))
         plain = 1.0 + (row.guidance_scale > 1)
@@ -171,15 +171,6 @@ class ClipGenerator:
         Call it once, after the clips: for a UNet passes are measured, which takes a while.
         """
         return self._passes[row.name]() if row.name in self._passes else float("nan")
-
-    @contextlib.contextmanager
-    def _guide(self, row: Row) -> Iterator[Any]:
-        if not row.terms:
-            yield None
-            return
-        options: PlainData = dict(rescale=row.rescale, orthogonalize=row.orthogonalize)
-        with guide(self.pipe, *row.terms, share_prefix=row.share_prefix, **options) as handle:
-            yield handle
 
     @torch.no_grad()
     def _reconstruct(self, real: Tensor) -> Tensor:
@@ -219,6 +210,25 @@ class ClipGenerator:
                 **call.options,
             )
         return made.frames.float().transpose(1, 2) * 2 - 1
+
+
+@contextlib.contextmanager
+def guide_row(pipe: Any, row: Row, weak: Any = None) -> Iterator[Any]:
+    """Guide a pipeline as a row says; yields the handle, or None where the row has CFG at most.
+
+    Args:
+        weak: the denoiser of the row's checkpoint.
+    """
+    terms = row.terms
+    if row.checkpoint is not None:
+        terms = (*terms, STG(weak=weak, scale=row.checkpoint[1]))
+    rule = None if row.window is None else Interval(row.window)
+    if not terms and rule is None:
+        yield None
+        return
+    options: PlainData = dict(rescale=row.rescale, orthogonalize=row.orthogonalize, cfg=rule)
+    with guide(pipe, *terms, share_prefix=row.share_prefix, **options) as handle:
+        yield handle
 
 
 def group_by_bucket(prompts: Pool, numbers: Sequence[int]) -> Iterator[tuple[list[int], int]]:

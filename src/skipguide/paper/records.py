@@ -39,9 +39,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class RecordFolder:
-    """The folder of the records of one model."""
+    """The folder of the records of one model.
+
+    Args:
+        values: the names of the columns of `Reading.values`.
+    """
 
     folder: Path
+    values: tuple[str, ...] = VALUES
 
     @classmethod
     def locate(cls, root: Path, model: str, version: str, steps: int, dtype: str) -> RecordFolder:
@@ -67,14 +72,14 @@ def save_chunk(
     path = place.chunk_path(row, chunk)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: getattr(reading, name).contiguous() for name in TENSORS}
-    metadata = {"settings": _record_settings(row), "cost": vars(cost), **more}
+    metadata = {"settings": _record_settings(place, row), "cost": vars(cost), **more}
     with training_loop.atomic_path(path) as part:
         save_file(tensors, part, {name: json.dumps(value) for name, value in metadata.items()})
 
 
-def _record_settings(row: Row) -> dict[str, object]:
+def _record_settings(place: RecordFolder, row: Row) -> dict[str, object]:
     """Return what two records must have in common to belong to one row."""
-    return {**row.settings(), "seed": models.SEED, "values": list(VALUES)}
+    return {**row.settings(), "seed": models.SEED, "values": list(place.values)}
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def load_clips(place: RecordFolder, row: Row, most: int) -> Clips | None:
     if not chunks:
         return None
     read = [
-        _read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(row)))
+        _read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(place, row)))
         for chunk in chunks
     ]
     numbers = [

@@ -17,7 +17,14 @@ SOURCES = ("guided", "real", "autoencoder", "reference")
 
 @dataclass(frozen=True)
 class Row:
-    """CFG and terms of STG; or, with another `source`, real clips, which are not generated."""
+    """CFG and terms of STG; or, with another `source`, real clips, which are not generated.
+
+    Args:
+        steps: of sampling; None is the model's number.
+        window: CFG in this part of the run only, as fractions of it; None is all of it.
+        checkpoint: the training step of an earlier state of the model, and the scale of the push
+            away from it (Autoguidance).
+    """
 
     guidance_scale: float = 1.0  # 1 is no CFG
     terms: tuple[STG, ...] = ()
@@ -25,6 +32,9 @@ class Row:
     orthogonalize: bool = False
     share_prefix: bool = True
     source: str = "guided"
+    steps: int | None = None
+    window: tuple[float, float] | None = None
+    checkpoint: tuple[int, float] | None = None
 
     def __post_init__(self) -> None:
         if self.rescale and not self.terms:
@@ -41,6 +51,9 @@ class Row:
         parts += [f"phi-{self.rescale:g}"] if self.rescale else []
         parts += ["orth"] if self.orthogonalize else []
         parts += [] if self.share_prefix else ["full"]
+        parts += ["weak-{}x{:g}".format(*self.checkpoint)] if self.checkpoint else []
+        parts += ["window-{:g}-{:g}".format(*self.window)] if self.window else []
+        parts += [f"{self.steps}-steps"] if self.steps else []
         return "+".join(parts)
 
     @property
@@ -55,6 +68,12 @@ class Row:
         parts += [f"rescale {self.rescale:g}"] if self.rescale else []
         parts += ["Eq. 21"] if self.orthogonalize else []
         parts += [] if self.share_prefix else ["full weak pass"]
+        if self.checkpoint:
+            parts.append(
+                "Autoguidance {1:g}, its weak model after {0} steps".format(*self.checkpoint)
+            )
+        parts += ["in {:g} to {:g} of the run".format(*self.window)] if self.window else []
+        parts += [f"{self.steps} steps"] if self.steps else []
         return ", ".join(parts)
 
     def settings(self) -> dict[str, object]:
@@ -68,7 +87,9 @@ class Row:
             for term in self.terms
         ]  # fmt: skip
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**found, "terms": terms}
+        # Records from before these fields stay valid.
+        unset = [name for name in ("steps", "window", "checkpoint") if found[name] is None]
+        return {**{k: v for k, v in found.items() if k not in unset}, "terms": terms}
 
 
 def _term_name(term: STG) -> str:

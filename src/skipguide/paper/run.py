@@ -7,7 +7,6 @@ experiment and row after row within a chunk, so a run that is stopped early has 
 from __future__ import annotations
 
 import copy
-import platform
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -238,13 +237,7 @@ class _Worker:
             found = measurements.read_clips(
                 self.reader, prompts.subset(numbers).scenes, clips.to(self.device)
             )
-            records.save_chunk(self.place, task.row, chunk, found, took, self._machine())
-
-    def _machine(self) -> dict[str, str]:
-        name = (
-            torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine()
-        )
-        return {"device": f"{self.device.partition(':')[0]} {name}", "torch": torch.__version__}
+            records.save_chunk(self.place, task.row, chunk, found, took, cost.machine(self.device))
 
 
 class _Clock:

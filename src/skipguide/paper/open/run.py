@@ -1,0 +1,149 @@
+"""Make and measure the clips of all rows; it can be stopped at any moment and goes on there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipguide.lab import open_judge, training_loop
+from skipguide.models import loading
+from skipguide.paper import cost, models, records
+from skipguide.paper.open import clips as making
+from skipguide.paper.open import picture, prompts, study
+from skipguide.paper.open.study import Setting
+from skipguide.paper.rows import Row
+
+FIRST_LEVEL = 64  # clips of the first round; each round doubles the one before
+
+
+@dataclass(frozen=True)
+class Order:
+    """The clips that a run is to make.
+
+    Args:
+        folder: where the records go.
+        weights: folder of the model in diffusers' layout.
+        clips: prompts per row, a multiple of models.CHUNK, at most prompts.POOL.
+        settings: kinds of prompts and states of the model.
+        device: "cpu", "cuda".
+        steps: of sampling.
+        dtype: "bfloat16" or "float32".
+
+    Raises:
+        ValueError: for a number of clips that cannot be.
+    """
+
+    folder: Path
+    weights: Path
+    clips: int = 1024
+    settings: tuple[Setting, ...] = study.SETTINGS
+    device: str = "cpu"
+    steps: int = making.STEPS
+    dtype: str = models.DTYPE
+
+    def __post_init__(self) -> None:
+        if self.clips % models.CHUNK or not 0 < self.clips <= prompts.POOL:
+            raise ValueError(
+                f"clips must be a multiple of {models.CHUNK} up to {prompts.POOL}, but got"
+                f" {self.clips}. Use such a number."
+            )
+
+    def place(self, setting: Setting) -> records.RecordFolder:
+        """Return the folder of the records of a setting."""
+        version = models.weights_version(self.weights)
+        name = f"{study.MODEL}-{setting.name}"
+        found = records.RecordFolder.locate(self.folder, name, version, self.steps, self.dtype)
+        return records.RecordFolder(found.folder, making.VALUES)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One chunk of a row."""
+
+    setting: Setting
+    row: Row
+    chunk: int
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of its prompts."""
+        return range(self.chunk * models.CHUNK, (self.chunk + 1) * models.CHUNK)
+
+
+def tasks(order: Order) -> list[Task]:
+    """Return what is to be made and is not there: all rows get a few clips, then more."""
+    found, before, level = [], 0, min(FIRST_LEVEL, order.clips)
+    while before < order.clips:
+        for setting in order.settings:
+            for row in (study.REFERENCE, *study.rows(setting)):
+                first, last = before, level
+                if row.source == "reference":  # whole from the start, for others need it
+                    first, last = (0, prompts.POOL) if before == 0 else (0, 0)
+                chunks = range(first // models.CHUNK, last // models.CHUNK)
+                missing = records.missing_chunks(order.place(setting), row, chunks)
+                found += [Task(setting, row, chunk) for chunk in missing]
+        before, level = level, min(2 * level, order.clips)
+    return found
+
+
+def forecast(order: Order) -> str:
+    """Say what a run will take: chunks that are missing, and hours by those that are there."""
+    todo = [task for task in tasks(order) if task.row.source == "guided"]
+    text = f"{len(todo) * models.CHUNK:,} clips are missing"
+    seconds = [
+        price.seconds * (task.row.steps or order.steps) / order.steps
+        for task in todo
+        if (price := _known_cost(order, task)) is not None
+    ]
+    if not todo or not seconds:
+        return f"{text}."
+    hours = len(todo) * models.CHUNK * sum(seconds) / len(seconds) / 3600
+    return f"{text}, about {hours:.1f} hours by the speed of those that are there."
+
+
+def _known_cost(order: Order, task: Task) -> records.Cost | None:
+    found = records.load_clips(order.place(task.setting), task.row, models.CHUNK)
+    return None if found is None else next(iter(found.costs.values()))
+
+
+def run(order: Order) -> Iterator[training_loop.Progress]:
+    """Make what is missing; yields the progress in chunks, with the hours that are left."""
+    todo = tasks(order)
+    if not todo:
+        return
+    generators = _load_generators(order)
+    network = open_judge.load().to(order.device)
+    started, spent, made = time.monotonic(), 0.0, 0
+    left = sum(task.row.source == "guided" for task in todo)
+    for done, task in enumerate(todo, 1):
+        before = time.monotonic()
+        generator = generators[task.setting]
+        frames, took = cost.time_clips(generator, task.row, task.numbers)
+        found = making.read(network, frames.to(order.device))
+        where = cost.machine(order.device)
+        records.save_chunk(order.place(task.setting), task.row, task.chunk, found, took, where)
+        if task.row.source == "guided":
+            spent, made = spent + time.monotonic() - before, made + 1
+        hours = (left - made) * spent / max(made, 1) / 3600
+        yield training_loop.Progress(
+            done, len(todo), {"hours_left": hours}, time.monotonic() - started
+        )
+
+
+def make_picture(order: Order, docs: Path) -> Path:
+    """Make the picture of the page."""
+    generators = _load_generators(order)
+    by_kind = {one.kind: found for one, found in generators.items() if one.step is None}
+    return picture.make(by_kind, docs / "open" / "picture.webp")
+
+
+def _load_generators(order: Order) -> dict[Setting, making.Generator]:
+    pipe, found = loading.load_pipeline(str(order.weights), order.dtype, order.device), {}
+    for setting in order.settings:
+        then = pipe
+        if setting.step is not None:
+            then = making.load_earlier(pipe, order.weights, setting.step)
+        found[setting] = making.Generator(then, order.weights, setting.kind, order.steps)
+    return found

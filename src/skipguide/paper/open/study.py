@@ -1,0 +1,98 @@
+"""The rows of the tables on prompts that leave things open, as data.
+
+Layers and scales come from `skipguide tune` on other prompts of each kind (docs/tune/); CFG's best
+scale of a kind is that of least Frechet distance among CFG_SCALES on those prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from skipguide.method.terms import STG
+from skipguide.paper.open import prompts
+from skipguide.paper.open.clips import STEPS
+from skipguide.paper.rows import Row
+
+MODEL = "lab-mochi-2"
+CFG_SCALES = (2.0, 4.0, 6.0)
+WINDOW = (0.2, 0.8)  # of interval CFG
+PROGRESS = (1200, 3000)  # steps of the training after which STG is tried too
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A kind of prompts, and the step of the training after which the model is; None is the end."""
+
+    kind: str
+    step: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name for files."""
+        return self.kind if self.step is None else f"{self.kind}-after-{self.step}"
+
+
+SETTINGS = (
+    *(Setting(kind) for kind in prompts.KINDS),
+    *(Setting(kind, step) for step in PROGRESS for kind in ("half", "open")),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a kind of prompts, on other prompts.
+
+    Args:
+        cfg: the scale of CFG of most rows.
+        alone: the term without CFG.
+        beside: the term beside CFG.
+        passes: forward passes a step of CFG with `beside`.
+    """
+
+    cfg: float
+    alone: STG
+    beside: STG
+    passes: float
+
+
+CHOICES = {
+    "closed": Choice(4.0, STG((5,), 1.0), STG((5,), 1.0), 2.5),
+    "half": Choice(4.0, STG((5,), 1.0), STG((5,), 1.0), 2.5),
+    "open": Choice(4.0, STG((5,), 1.0), STG((5,), 1.0), 2.5),
+}
+WEAK_STEP, WEAK_SCALE = 3000, 1.0  # of Autoguidance
+REAL, RECONSTRUCTED, REFERENCE = (
+    Row(source=source) for source in ("real", "autoencoder", "reference")
+)
+
+
+def named_rows(setting: Setting) -> dict[str, Row]:
+    """Return the rows of a table, by the names that the page has for them.
+
+    Of an earlier state of the model these are real clips, no guidance, CFG and CFG with STG.
+    """
+    chosen = CHOICES[setting.kind]
+    cfg = Row(chosen.cfg)
+    few = {"real": REAL, "none": Row(), "cfg": cfg, "cfg+stg": replace(cfg, terms=(chosen.beside,))}
+    if setting.step is not None:
+        return few
+    more = math.ceil(STEPS * chosen.passes / 2)
+    others = {f"cfg-{scale:g}": Row(scale) for scale in CFG_SCALES if scale != chosen.cfg}
+    return {
+        "real": REAL,
+        "autoencoder": RECONSTRUCTED,
+        "none": few["none"],
+        **others,
+        "cfg": cfg,
+        "stg": Row(terms=(chosen.alone,)),
+        "cfg+stg": few["cfg+stg"],
+        "autoguidance": replace(cfg, checkpoint=(WEAK_STEP, WEAK_SCALE)),
+        "same-passes": replace(cfg, steps=more),
+        "interval": replace(cfg, window=WINDOW),
+    }
+
+
+def rows(setting: Setting) -> tuple[Row, ...]:
+    """Return the rows of a setting once each."""
+    return tuple(dict.fromkeys(named_rows(setting).values()))
