@@ -119,16 +119,27 @@ def report(
     docs: Annotated[
         Path,
         typer.Option(
-            help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers.",
+            help="Gets paper-in-miniature.md, and paper/ with the appendix, plots and raw numbers.",
             parser=parse_folder,
             metavar="PATH",
         ),
     ] = Path("docs"),
+    text_only: Annotated[
+        bool,
+        typer.Option(
+            "--text-only",
+            help="Write the pages again from the numbers of --docs, without records.",
+        ),
+    ] = False,
 ) -> None:
     """Write the report: tables, plots, raw numbers as CSV."""
     _check_folder("--docs", docs)
-    from skipguide.paper import report
+    from skipguide.paper import models, report
 
+    if text_only:
+        for path in report.write_pages_again(model or tuple(models.MODELS), docs):
+            typer.echo(path)
+        return
     order = _build_order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)
     for path in report.write_report(order, docs):
         typer.echo(path)

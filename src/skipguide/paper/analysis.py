@@ -212,6 +212,8 @@ class Results:
 
     def _over_real(self, row: Row, name: str) -> Estimate | None:
         """Return a measure less that of the real clips; None unless every prompt has both."""
+        if row == REAL and self.clips_of(row):
+            return Estimate(0.0, None, None, len(self.clips[row.name]))
         clips, found = self.clips_of(row), self.difference(row, REAL, name)
         complete = clips is not None and found is not None and found.count == len(clips)
         return found if complete else None

@@ -191,7 +191,11 @@ def frechet_reliability(docs: Path, one: CellMap) -> Reliability | None:
         ]
     if len(lines) != len(names):
         return None
-    parts = ("difference", "difference_low", "difference_high")
-    return reliability_from_intervals(
-        [Estimate(*(float(line[p]) for p in parts), int(line["common_clips"])) for line in lines]
+    return reliability_from_intervals([_read_difference(line) for line in lines])
+
+
+def _read_difference(line: Mapping[str, str]) -> Estimate:
+    value, low, high = (
+        float(line[name]) for name in ("difference", "difference_low", "difference_high")
     )
+    return Estimate(value, low, high, int(line["common_clips"]))
