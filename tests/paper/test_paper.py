@@ -544,7 +544,7 @@ def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_
     assert [text.split(":")[0] for text in factorized] == ["- lab-svd", "- lab-opensora"]
 
 
-def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -> None:
+def test_rows_of_an_experiment_are_counted_by_what_they_differ(small: None, tmp_path: Path) -> None:
     found = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
     features = torch.randn(400, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     base, *rows = found.experiments["lab-mochi"]["map"].rows
