@@ -27,6 +27,7 @@ from skipguide.lab import judge, mochi, opensora, score_text, svd, training_loop
 from skipguide.paper import (
     analysis,
     cost,
+    directions,
     experiments,
     figure2,
     measurements,
@@ -266,9 +267,9 @@ def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
     assert found is not None
     assert [found[row.name].passes for row in rows] == pytest.approx([2, 2.5, 2 + 11 / 12])
     assert all(len(one.seconds) == 2 for one in found.values())
-    lines = (tables.costs_table(found, rows) or "").splitlines()
+    lines = tables.costs_table(cost.compare_costs(found, rows) or [], rows).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
-    assert tables.costs_table({name: found[name] for name in list(found)[1:]}, rows) is None
+    assert cost.compare_costs({name: found[name] for name in list(found)[1:]}, rows) is None
     one, two = cost.RowTiming(2, (1.0, 3.0, 2.0)), cost.RowTiming(2, (2.0, 3.0, 5.0))
     assert (one.median, two.ratio_to(one)) == (2.0, (2.0, 1.0, 2.5))
 
@@ -416,7 +417,9 @@ def test_best_scale_is_where_the_error_is_least() -> None:
     generator = torch.Generator().manual_seed(0)
     c, p, target = (torch.randn(6, 50, generator=generator, dtype=torch.float64) for _ in range(3))
     values = figure2._compare(c, p, target)[None, None]
-    one = tables.measure_direction(figure2.Alignment((("residual", "0"),), (0.5,), values), 0, 0)
+    one = directions.measure_direction(
+        figure2.Alignment((("residual", "0"),), (0.5,), values), 0, 0
+    )
     scales = torch.linspace(-2, 2, 4001, dtype=torch.float64)
     errors = torch.stack([(c + s * (c - p) - target).square().sum() for s in scales])
     assert one.scale == pytest.approx(scales[errors.argmin()].item(), abs=1e-3)
@@ -486,7 +489,7 @@ def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
 
 def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
-    text = empty.fill(report.read_template())
+    text = empty.fill(report.read_template(report.PAGE) + report.read_template(report.APPENDIX))
     assert "[[" not in text
     assert tables.NOT_YET in text
     with pytest.raises(
@@ -509,9 +512,10 @@ def test_no_conclusion_is_drawn_from_clips_that_are_not_there(
 ) -> None:
     monkeypatch.setattr(models, "NUM_REAL", 8)
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
-    text = empty.fill(report.read_template())
-    blocks = report.CONCLUSION.findall(report.read_template())
-    assert len(blocks) >= 8
+    template = report.read_template(report.PAGE) + report.read_template(report.APPENDIX)
+    text = empty.fill(template)
+    blocks = report.CONCLUSION.findall(template)
+    assert len(blocks) >= 7
     for _, sentences in blocks:
         assert sentences.split("[[")[0] not in text  # up to its first number
     assert text.count("*No conclusion yet") == len(blocks)
@@ -540,7 +544,7 @@ def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_
     assert [text.split(":")[0] for text in factorized] == ["- lab-svd", "- lab-opensora"]
 
 
-def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -> None:
+def test_rows_of_an_experiment_are_counted_by_what_they_differ(small: None, tmp_path: Path) -> None:
     found = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
     features = torch.randn(400, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     base, *rows = found.experiments["lab-mochi"]["map"].rows
@@ -679,7 +683,8 @@ def without(made: Path, folder: Path, *patterns: str) -> Path:
 
 def filled(folder: Path, text: str | None = None, **more: Any) -> str:
     found = report.Report(order(folder, **more), folder)
-    return found.fill(report.read_template() if text is None else text)
+    both = report.read_template(report.PAGE) + report.read_template(report.APPENDIX)
+    return found.fill(both if text is None else text)
 
 
 def test_without_real_clips_there_are_no_frechet_distances_and_all_else(
@@ -689,11 +694,13 @@ def test_without_real_clips_there_are_no_frechet_distances_and_all_else(
     folder = without(made, tmp_path / "records", "reference")
     written = report.write_report(order(folder), tmp_path / "docs")
     assert not [path for path in written if path.name.endswith("-scales.png")]
-    text = written[0].read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in written if path.suffix == ".md")
     assert "; no Frechet distances" in text
     assert "No Frechet distances yet: the real clips to compare with are not made." in text
     line = next(line for line in text.splitlines() if line.startswith("- lab-mochi: Frechet"))
-    assert line.startswith("- lab-mochi: Frechet not made yet, prompt read right ")
+    assert line.startswith(
+        "- lab-mochi: Frechet not made yet of an excess of not made yet; prompt read right "
+    )
     assert "prompt read right not made yet" not in line
     with (tmp_path / "docs" / "paper" / "rows.csv").open(encoding="utf-8") as file:
         values = {(r["row"], r["measure"]): r["value"] for r in csv.DictReader(file)}
@@ -715,11 +722,12 @@ def test_a_row_that_is_missing_is_named_and_nothing_is_said_of_it(
     made: Path, tmp_path: Path
 ) -> None:
     text = filled(without(made, tmp_path / "records", STG_ROW.name))
-    table = text[text.index("## Tables 1 and 2") : text.index("## What it costs")]
+    appendix = text[text.index("# The paper in miniature: all numbers") :]
+    table = appendix[appendix.index("## Tables 1 and 2") : appendix.index("## What it costs")]
     assert f"Not made yet: {STG_ROW.label}." in table
     assert "on the same prompts and noise" not in table
     assert table.rstrip().endswith("- lab-mochi: not made yet")  # once, without verdicts
-    verdicts = text[text.index("## What holds") : text.index("## Raw numbers")]
+    verdicts = appendix[appendix.index("## What holds") : appendix.index("## Raw numbers")]
     assert not re.search("better|worse|distinguishable", verdicts[verdicts.index("|") :])
 
 
@@ -776,9 +784,8 @@ def test_conclusions_are_those_of_the_packaged_models_as_they_sample(tmp_path: P
 
 def test_a_part_of_figure_2_concludes_nothing(tmp_path: Path, made: Path) -> None:
     found = report.Report(order(made), made)
-    found.alignments["lab-mochi"] = figure2.Alignment(
-        (("residual", "1"),), (0.5,), torch.zeros(1, 1, 4, 5)
-    )
+    part = figure2.Alignment((("residual", "1"),), (0.5,), torch.ones(1, 1, 4, 5))
+    found.directions["lab-mochi"] = directions.measure_directions(part)
     assert not found._is_complete("lab-mochi", "figure-2")
 
 

@@ -14,47 +14,6 @@ from skipguide.paper.rows import Row
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def simulate_map(
-    generator: np.random.Generator, cells: int, prompts: int, true: float, shared: float = 0.0
-) -> np.ndarray:
-    """Return differences `(cells, P)` of cells whose map has the reliability `true`."""
-    noise = 1 - true
-    effects = generator.normal(0, true**0.5, (cells, 1))
-    own = generator.normal(0, (noise * prompts) ** 0.5, (cells, prompts))
-    return effects + own + shared * generator.normal(size=prompts)
-
-
-def cronbach_alpha(scores: np.ndarray) -> float:
-    """Return the textbook's alpha of items in columns."""
-    items = scores.shape[1]
-    total = scores.sum(1).var(ddof=1)
-    return items / (items - 1) * (1 - scores.var(0, ddof=1).sum() / total)
-
-
-def test_reliability_of_cells_on_the_same_prompts_is_cronbachs_alpha() -> None:
-    differences = simulate_map(np.random.default_rng(0), 7, 40, 0.6, shared=3.0)
-    found = tune_maps.reliability(differences)
-    assert found.paired == pytest.approx(cronbach_alpha(differences))
-    # What all cells share on a prompt counts as an error only where cells are not compared.
-    assert found.paired is not None
-    assert found.paired > found.value
-
-
-def test_intervals_of_reliability_hold_the_truth() -> None:
-    generator = np.random.default_rng(1)
-    found = [
-        tune_maps.reliability(simulate_map(generator, 16, 64, 0.7, shared=1.0)) for _ in range(600)
-    ]
-    held = np.mean([one.low <= 0.7 <= one.high for one in found])
-    assert 0.93 <= held <= 0.97
-
-
-def test_quantiles_of_f_are_those_of_the_tables() -> None:
-    assert tune_maps.f_quantile(0.975, 4, 10) == pytest.approx(4.4683, abs=1e-4)
-    assert tune_maps.f_quantile(0.95, 10, 20) == pytest.approx(2.3479, abs=1e-4)
-    assert tune_maps.f_quantile(0.025, 4, 10) == pytest.approx(1 / 8.8439, abs=1e-4)
-
-
 def test_published_maps_are_read_as_the_report_has_them() -> None:
     with (DOCS / "paper" / "rows.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))

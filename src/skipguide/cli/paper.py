@@ -67,23 +67,32 @@ def run(
     dtype: Dtype = "bfloat16",
     weights: Weights = None,
     folder: Folder = RUNS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it will take, and stop there.")
+    ] = False,
 ) -> None:
     """Generate and measure the clips of all rows.
 
-    Stop it whenever you like: the same command continues where it stopped.
+    It says first what is missing and about how long that takes. Stop it whenever you like: the same
+    command continues where it stopped.
     """
     import torch
 
-    from skipguide.paper import run
+    from skipguide.models import loading
+    from skipguide.paper import forecast, run
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     usual = min(256 if place.startswith("cuda") else 32, clips)
-    _check_folder("--folder", folder)
+    _check_folder("--folder", folder, is_written=not dry_run)
     order = _build_order(
         folder, model, weights, clips=clips, rows=rows, device=place, batch=batch or usual,
         steps=steps, dtype=dtype, part=_parse_part(part),
     )  # fmt: skip
     _report_missing(order)
+    loading.check_device(order.device)
+    typer.echo(forecast.describe(forecast.forecast(order), order), err=not dry_run)
+    if dry_run:
+        return
     with console.training_progress() as report:
         for what, progress in run.run(order):
             report(what, progress)
@@ -121,16 +130,27 @@ def report(
     docs: Annotated[
         Path,
         typer.Option(
-            help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers.",
+            help="Gets paper-in-miniature.md, and paper/ with the appendix, plots and raw numbers.",
             parser=parse_folder,
             metavar="PATH",
         ),
     ] = Path("docs"),
+    text_only: Annotated[
+        bool,
+        typer.Option(
+            "--text-only",
+            help="Write the pages again from the numbers of --docs, without records.",
+        ),
+    ] = False,
 ) -> None:
     """Write the report: tables, plots, raw numbers as CSV."""
     _check_folder("--docs", docs)
-    from skipguide.paper import report
+    from skipguide.paper import models, report
 
+    if text_only:
+        for path in report.write_pages_again(model or tuple(models.MODELS), docs):
+            typer.echo(path)
+        return
     order = _build_order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)
     for path in report.write_report(order, docs):
         typer.echo(path)

@@ -3,6 +3,10 @@
 Means and shares have the intervals of `skipguide.stats.intervals`. Numbers of whole sets (Frechet,
 Vendi, Inception Score) use the jackknife over prompts, because a bootstrap draws clips twice, which
 biases them. The interval of a difference is that of the difference itself, prompt by prompt.
+
+A Frechet distance of few clips is too large, and so is that of real clips. The excess is what is
+left when the distance of the real clips of the same prompts to the same reference, the floor, is
+taken off.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from skipguide.stats import intervals, jackknife
 from skipguide.stats.estimate import Estimate
 
 Tensor = torch.Tensor
-REFERENCE = Row(source="reference")
+REFERENCE, REAL = Row(source="reference"), Row(source="real")
 FEW_CLIPS = 256  # with fewer clips, a Frechet distance mostly depends on their number
 
 
@@ -41,6 +45,7 @@ class Measure:
         per_set: returns the value of all clips together; or
         per_reference: the same, given the moments of real clips.
         share: whether the clips' own values are 0 and 1.
+        over_real: name of the measure that this one is less its value of the real clips.
     """
 
     title: str
@@ -50,6 +55,7 @@ class Measure:
     per_set: Callable[[Clips], float] | None = None
     per_reference: Callable[[Clips, Moments], float] | None = None
     share: bool = False
+    over_real: str | None = None
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -113,6 +119,7 @@ MEASURES = {
             Moments.from_features(clips.features), real
         ),
     ),
+    "excess": Measure("excess", -1, 1, over_real="frechet"),
     "inception": Measure("Inception", 1, 1, per_set=_inception_value),
     "vendi": Measure("Vendi", 1, 2, per_set=lambda clips: vendi_score(clips.features)),
     "motion_amount": Measure("motion", 0, 3, _reading_column("motion_amount")),
@@ -164,7 +171,8 @@ class Results:
     def restrict_to(self, rows: Sequence[Row], first: int = 0) -> Results:
         """Restrict the results to some rows, and to the prompts that all of them have.
 
-        Numbers of sets depend on how many clips a set has.
+        Numbers of sets depend on how many clips a set has. The real clips of these prompts stay
+        beside the rows.
 
         Args:
             first: number of the first prompt that counts.
@@ -178,10 +186,14 @@ class Results:
                 names, (clips.take(clips.numbers >= first) for clips in shared), strict=True
             )
             clips = {name: clips for name, clips in pairs if len(clips)}
-            self._parts[names, first] = Results(
-                self.model, self.place, clips, self._reference, self.measures
-            )
+            if clips and (real := self.clips.get(REAL.name)) is not None:
+                clips.setdefault(REAL.name, real.select_prompts(next(iter(clips.values())).numbers))
+            self._parts[names, first] = self._with_clips(clips, names)
         return self._parts[names, first]
+
+    def _with_clips(self, clips: dict[str, Clips], names: tuple[str, ...]) -> Results:
+        """Return results of other clips, which are of some rows."""
+        return Results(self.model, self.place, clips, self._reference, self.measures)
 
     def clips_of(self, row: Row) -> Clips | None:
         """Return the clips of a row, if there are any."""
@@ -194,16 +206,34 @@ class Results:
 
     def estimate(self, row: Row, name: str) -> Estimate | None:
         """Return a measure of a row; None if it has no clips, or nothing to compare them with."""
+        if over := MEASURES[name].over_real:
+            return self._over_real(row, over)
         clips = self.clips_of(row)
         if clips is None or not self._can_measure(name):
             return None
         return self._cached_estimate((row.name, name), [clips], self.measures[name])
+
+    def _over_real(self, row: Row, name: str) -> Estimate | None:
+        """Return a measure less that of the real clips; None unless every prompt has both."""
+        if row == REAL and self.clips_of(row):
+            return Estimate(0.0, None, None, len(self.clips[row.name]))
+        clips, found = self.clips_of(row), self.difference(row, REAL, name)
+        complete = clips is not None and found is not None and found.count == len(clips)
+        return found if complete else None
+
+    def values(self, row: Row, name: str) -> Tensor | None:
+        """Return the clips' own values of a measure that is a mean of such, `(N,)`."""
+        clips, measure = self.clips_of(row), self.measures[name]
+        if clips is None or measure.per_clip is None:
+            return None
+        return measure.per_clip(clips, self.model)
 
     def _can_measure(self, name: str) -> bool:
         return self.measures[name].per_reference is None or self._reference is not None
 
     def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
         """Return a measure of a row minus that of another, on the prompts that both have."""
+        name = MEASURES[name].over_real or name  # the floor is the same for both
         pair = (self.clips_of(row), self.clips_of(base))
         if pair[0] is None or pair[1] is None or not self._can_measure(name):
             return None

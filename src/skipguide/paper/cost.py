@@ -9,7 +9,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +46,28 @@ class RowTiming:
         """Return the time relative to another row: median, minimum and maximum over the rounds."""
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """What the report says of the cost of a row.
+
+    Args:
+        seconds: per clip, the median over rounds.
+        times: relative to the first row, side by side: median, minimum, maximum.
+    """
+
+    passes: float
+    seconds: float
+    times: tuple[float, float, float]
+
+
+def compare_costs(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> list[CostLine] | None:
+    """Compare rows with the first of them; None if not all were timed together."""
+    if not all(row.name in found for row in rows):
+        return None
+    timed = [found[row.name] for row in rows]
+    return [CostLine(one.passes, one.median, one.ratio_to(timed[0])) for one in timed]
 
 
 def cost_path(place: RecordFolder) -> Path:

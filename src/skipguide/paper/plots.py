@@ -19,6 +19,7 @@ from skipguide.paper import experiments, figure2, figure3
 from skipguide.paper.analysis import MEASURES, Results
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.figure2 import Alignment
+from skipguide.paper.map_reliability import best_cell, describe_reliability, measure_reliability
 from skipguide.paper.rows import Row
 from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
@@ -183,7 +184,8 @@ def count_cells(results: Results, experiment: Experiment) -> int:
 def plot_layers(results: Results, experiment: Experiment) -> Figure:
     """Plot every layer and skip of a layer map, minus the row without STG.
 
-    Numbers are bold if the interval excludes 0. Cells that are not made are empty.
+    Numbers are bold if the interval excludes 0. Above each map is its reliability; the best cell is
+    framed only where that says that there is one. Cells that are not made are empty.
     """
     made, most = count_cells(results, experiment), len(experiment.rows) - 1
     part = "" if made == most else f" ({made} of {most} cells)"
@@ -210,7 +212,12 @@ def plot_layers(results: Results, experiment: Experiment) -> Figure:
         _plot_heatmap(
             axes, cells, list(map(str, study.layers)), list(experiments.SKIPS), measure.digits
         )
-        axes.set_title(f"{measure.title}{goodness}", fontsize=9, loc="left")
+        reliable = ""
+        if (found := measure_reliability(results, experiment, name)) is not None:
+            reliable = f"; reliability {describe_reliability(found)}"
+        axes.set_title(f"{measure.title}{goodness}{reliable}", fontsize=9, loc="left")
+        if (best := best_cell(results, experiment, name)) is not None:
+            _frame_cell(axes, experiment.rows.index(best) - 1, len(study.layers))
     clips = max((len(found) for found in results.clips.values()), default=0)
     figure.suptitle(
         f"{results.model}: {experiment.title}, less {experiment.rows[0].label}, {clips} clips a"
@@ -219,6 +226,14 @@ def plot_layers(results: Results, experiment: Experiment) -> Figure:
     )
     figure.tight_layout()
     return figure
+
+
+def _frame_cell(axes: Axes, number: int, columns: int) -> None:
+    """Draw a frame around a cell; they are counted line by line."""
+    from matplotlib.patches import Rectangle
+
+    i, j = divmod(number, columns)
+    axes.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, linewidth=1.8))
 
 
 def _plot_heatmap(

@@ -139,6 +139,11 @@ def load_clips(place: RecordFolder, row: Row, most: int) -> Clips | None:
     return clips.select_prompts(torch.arange(most))
 
 
+def read_cost(place: RecordFolder, row: Row, chunk: int) -> Cost:
+    """Return what the clips of a record took."""
+    return _read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(row)))[1]
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _read_chunk(path: Path, settings: str) -> tuple[Reading, Cost, str]:
     from safetensors import SafetensorError, safe_open

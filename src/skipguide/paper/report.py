@@ -1,23 +1,31 @@
-"""docs/paper-in-miniature.md from the records, through a template whose every number is a field.
+"""The pages of the report, through templates whose every number is a field.
+
+docs/paper-in-miniature.md is short (page.md), docs/paper/appendix.md has every table and figure
+(appendix.md). Both are written from the records of a run, or again from the published numbers.
 
 A field is `[[verb argument ...]]`. Rows are named by experiment and position: `tables-1-2/1` is the
 second row of that experiment. If something has not been made yet, or a model does not exist yet,
 the report says so in place of the field.
 
     [[tables EXPERIMENT]]                the table of an experiment, for each model
-    [[plots NAME]]                       a figure for each model: cosines, strips, scales, map,
-                                         map-without-cfg
+    [[summary EXPERIMENT]]               the same of all models in one table, of few measures
+    [[plots NAME]], [[plots NAME MODEL]] a figure for each model or one: cosines, strips, scales,
+                                         map, map-without-cfg, with its reliability above it
+    [[reliability MODEL MAP MEASURE]]    0.92 (0.86 to 0.96), or that it holds no signal
     [[compare ROW BASE]]                 COMPARED_MEASURES of two rows, for each model
     [[directions]], [[aligned]]          Figure 2 in numbers, and how many of them are below 0
     [[value MODEL ROW MEASURE]]          34.1 (33.0 to 35.2)
     [[gain MODEL ROW BASE MEASURE]]      -1.2 (-2.0 to -0.4), on the same prompts
     [[verdict MODEL ROW BASE MEASURE]]   better, worse, not distinguishable (higher or lower for a
                                          measure that is neither)
-    [[best MODEL EXPERIMENT MEASURE]]    the row's label and value
+    [[best MODEL EXPERIMENT MEASURE]]    the row's label and value; of a map only if it holds a
+                                         signal
+    [[excess]]                           what the intervals of excesses are
     [[counts MODEL EXPERIMENT MEASURE]]  how many rows are better and worse than the first one
     [[model MODEL]]                      its name
     [[costs]]                            the cost of CFG, STG and a full weak pass, for each model
     [[state]]                            the models, and how many clips they have
+    [[note]]                             what else is to be known of published numbers
     [[sampling]]                         the precision and the number of steps
 
 A line whose fields have the model `*` is written for each model that has the named experiments.
@@ -33,36 +41,35 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from skipguide.lab import training_loop
 from skipguide.paper import (
-    cost,
+    directions,
     experiments,
     figure2,
+    map_reliability,
     missing_records,
     models,
-    plots,
+    published,
+    sources,
     status,
     tables,
 )
 from skipguide.paper.analysis import MEASURES, Results
+from skipguide.paper.figures import MAPS, Figures
+from skipguide.paper.plots import MAP_MEASURES
+from skipguide.paper.published import COMPARED_MEASURES, Source
 from skipguide.paper.rows import Row
 from skipguide.paper.run import Order
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 FIELD = re.compile(r"\[\[([^\[\]]+)\]\]")
 MODEL_FIELD = re.compile(r"(\[\[\w+ )\*(?= |\]\])")  # a field of the model `*`
-SCALES = ("figure-4-cfg", "figure-4-stg", "figure-4-stg-high")
-COMPARED_MEASURES = ("right", "frechet", "motion_amount", "vendi")
-MAPS = ("map", "map-without-cfg")
 CONCLUSION = re.compile(r"^\[\[concluded ([^\[\]]+)\]\]\n(.*?)^\[\[end\]\]\n", re.M | re.S)
 CONCLUSION_CLIPS = 1024  # of every row, or as many as its experiment has at most
+PAGE, APPENDIX = "page.md", "appendix.md"  # the templates
 
 
 OTHER_SAMPLING = (
@@ -74,7 +81,7 @@ NO_VERDICT = "no verdict yet"
 
 
 def write_report(order: Order, docs: Path) -> list[Path]:
-    """Write the report, its plots and its raw numbers; returns what was written.
+    """Write the pages, their figures and their raw numbers; returns what was written.
 
     Raises:
         ValueError: for a template with an unknown field, or if nothing has been made.
@@ -83,46 +90,62 @@ def write_report(order: Order, docs: Path) -> list[Path]:
     report = Report(order, docs / "paper")
     if not report.has_anything:
         raise ValueError(missing_records.describe(order))
-    text = report.fill(read_template())
+    report.fill(read_template(PAGE))  # a wrong field is found before anything is written
     (docs / "paper").mkdir(parents=True, exist_ok=True)
-    written = [*report.draw(), *report.write_numbers()]
-    path = docs / "paper-in-miniature.md"
-    with training_loop.atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
-    return [path, *written]
+    return [*report.write_pages(docs), *report.figures.draw(), *report.write_numbers()]
 
 
-def read_template() -> str:
-    """Read the text with its fields."""
-    return resources.files("skipguide.paper").joinpath("report.md").read_text(encoding="utf-8")
+def write_pages_again(chosen: Sequence[str], docs: Path) -> list[Path]:
+    """Write the pages, the layer maps and Figure 4 from the published numbers alone.
+
+    The other figures need records, and stay as they are.
+
+    Raises:
+        ValueError: if there are no published numbers.
+    """
+    missing_records.check_matplotlib()
+    source = published.read_source(docs / "paper", chosen)
+    sampling = source.sampling
+    weights = tuple((name, Path(name)) for name in sampling.weights)
+    order = Order(
+        Path("."), tuple(chosen), steps=sampling.steps, dtype=sampling.dtype, weights=weights
+    )
+    report = Report(order, docs / "paper", source)
+    return [*report.write_pages(docs), *report.figures.draw()]
+
+
+def read_template(name: str = PAGE) -> str:
+    """Read a text with its fields."""
+    return resources.files("skipguide.paper").joinpath(name).read_text(encoding="utf-8")
 
 
 class Report:
-    """The records of all models, and the fields that are filled with them."""
+    """The numbers of all models, and the fields that are filled with them.
 
-    def __init__(self, order: Order, folder: Path):
+    Args:
+        order: the models, and how they sample.
+        folder: of figures and raw numbers.
+        source: the numbers; None reads the records of the order.
+    """
+
+    def __init__(self, order: Order, folder: Path, source: Source | None = None):
         self.order, self.folder = order, folder
-        places = {
-            model: place[0] for model in order.models if (place := order.locate_records(model))
-        }
-        self.there = tuple(places)
-        self.results = {
-            model: Results.load(model, place, order.clips) for model, place in places.items()
-        }
-        self.alignments = {
-            m: found for m, place in places.items() if (found := figure2.load(place))
-        }
+        self.source = source or sources.from_records(order)
+        self.results, self.directions = self.source.results, self.source.directions
+        self.figures = Figures(
+            folder, self.results, {} if source else sources.load_alignments(order)
+        )
         self.experiments = {
             model: {one.name: one for one in experiments.experiments(model)}
             for model in models.MODELS
         }
+        self.prefix = ""  # of links to figures, which differs between the pages
 
     @property
     def has_anything(self) -> bool:
         """True if there is a number or a picture to report."""
         clips = any(results.clips for results in self.results.values())
-        costs = any(cost.load(results.place) for results in self.results.values())
-        return bool(clips or costs or self.alignments or dict(self._figures()))
+        return bool(clips or self.source.costs or self.directions or self.figures.names())
 
     @property
     def is_usual(self) -> bool:
@@ -130,6 +153,18 @@ class Report:
         order = self.order
         usual = {None, *(models.MODELS[name].steps for name in order.models)}
         return order.dtype == models.DTYPE and order.steps in usual and not order.weights
+
+    def write_pages(self, docs: Path) -> list[Path]:
+        """Write both pages."""
+        pages = {
+            docs / "paper-in-miniature.md": (PAGE, f"{self.folder.name}/"),
+            self.folder / "appendix.md": (APPENDIX, ""),
+        }
+        for path, (template, self.prefix) in pages.items():
+            text = self.fill(read_template(template))
+            with training_loop.atomic_path(path) as part:
+                part.write_text(text, encoding="utf-8")
+        return list(pages)
 
     def fill(self, text: str) -> str:
         """Replace the fields of a template, and the conclusions that cannot be drawn."""
@@ -156,15 +191,15 @@ class Report:
 
     def _is_complete(self, model: str, name: str) -> bool:
         """Return whether a model has made what the conclusions are drawn from."""
+        if model in self.source.complete:
+            return name in self.source.complete[model] or self._is_of_others(model, name)
         if name == "figure-2":
-            return model in self.results and figure2.is_measured(self.results[model].place)
-        known = self.experiments[model]
-        if not any(name in others for others in self.experiments.values()):
-            raise ValueError(
-                f"a conclusion must name experiments, but got {name!r}. Correct the template."
-            )
-        if name not in known:  # not an experiment of this model
+            measured = self.directions.get(model, {}).values()
+            wanted = figure2.clips_of(model)
+            return bool(measured) and all(one.cosine.count >= wanted for one in measured)
+        if self._is_of_others(model, name):
             return True
+        known = self.experiments[model]
         wanted = min(CONCLUSION_CLIPS, known[name].most)
         results = self.results.get(model)
         return (
@@ -175,6 +210,19 @@ class Report:
                 for row in known[name].rows
             )
         )
+
+    def _is_of_others(self, model: str, name: str) -> bool:
+        """Tell whether an experiment is one that only other models have."""
+        if not any(name in (*known, "figure-2") for known in self.experiments.values()):
+            raise ValueError(
+                f"a conclusion must name experiments, but got {name!r}. Correct the template."
+            )
+        return name not in (*self.experiments[model], "figure-2")
+
+    def _complete_experiments(self, model: str) -> list[str]:
+        """Return what conclusions can be drawn from."""
+        names = (*self.experiments[model], "figure-2")
+        return [name for name in names if self._is_complete(model, name)]
 
     def _expand_models(self, line: str) -> str:
         """Repeat a line of the model `*` for each model with its experiments; keep others."""
@@ -193,9 +241,11 @@ class Report:
         known: dict[str, Callable[..., str]] = {
             "aligned": self._alignment, "best": self._best, "compare": self._compare,
             "costs": self._costs, "counts": self._counts, "directions": self._directions,
-            "gain": self._gain, "model": self._model, "plots": self._plots,
-            "sampling": self._sampling, "state": self._state, "tables": self._tables,
-            "value": self._value, "verdict": self._verdict,
+            "excess": self._excess, "gain": self._gain, "model": self._model,
+            "note": lambda: self.source.note, "plots": self._plots,
+            "reliability": self._reliability, "sampling": self._sampling, "state": self._state,
+            "summary": self._summary, "tables": self._tables, "value": self._value,
+            "verdict": self._verdict,
         }  # fmt: skip
         try:
             return known[verb](*arguments)
@@ -221,7 +271,7 @@ class Report:
 
     def _absence_note(self, model: str) -> str | None:
         """Return why there is nothing of a model, or None."""
-        return None if model in self.there else status.NO_MODEL
+        return None if model in self.results else status.NO_MODEL
 
     def _tables(self, experiment: str) -> str:
         def made(model: str) -> str | None:
@@ -232,21 +282,47 @@ class Report:
             raise KeyError(experiment)
         return self._paragraphs(made, lambda model: experiment in self.experiments[model])
 
-    def _plots(self, name: str) -> str:
-        drawn = dict(self._figures())
+    def _summary(self, experiment: str) -> str:
+        chosen = {
+            model: found
+            for model, found in self.results.items()
+            if experiment in self.experiments[model]
+        }
+        if not any(experiment in known for known in self.experiments.values()):
+            raise KeyError(experiment)
+        known = {model: self.experiments[model][experiment] for model in chosen}
+        return tables.summary(chosen, known)
+
+    def _plots(self, name: str, model: str | None = None) -> str:
+        drawn = self.figures.names()
         if name not in {"cosines", "strips", "scales", *MAPS}:
             raise KeyError(name)
 
         def made(model: str) -> str | None:
             file = f"{model}-{name}.png"
-            return f"![{model}: {name}]({self.folder.name}/{file})" if file in drawn else None
+            if file not in drawn:
+                return None
+            picture = f"![{model}: {name}]({self.prefix}{file})"
+            return f"{self._map_note(model, name)}\n\n{picture}" if name in MAPS else picture
 
+        if model is not None:
+            return self._absence_note(model) or made(model) or tables.NOT_YET
         return self._paragraphs(made)
+
+    def _map_note(self, model: str, name: str) -> str:
+        """Say how reliable a map is, for the measures that are printed in it."""
+        found = (
+            f"{MEASURES[measure].title} {self._reliability(model, name, measure)}"
+            for measure in MAP_MEASURES
+        )
+        return f"Reliability: {'; '.join(found)}."
 
     def _directions(self) -> str:
         return self._paragraphs(
             lambda model: (
-                tables.directions_table(found) if (found := self.alignments.get(model)) else None
+                directions.directions_table(found)
+                if (found := self.directions.get(model))
+                else None
             )
         )
 
@@ -266,7 +342,7 @@ class Report:
 
     def _costs(self) -> str:
         def made(model: str) -> str | None:
-            found = cost.load(self.results[model].place) if model in self.results else None
+            found = self.source.costs.get(model)
             return tables.costs_table(found, experiments.cost_rows(model)) if found else None
 
         return self._paragraphs(made)
@@ -274,8 +350,8 @@ class Report:
     def _alignment(self) -> str:
         def made(model: str) -> str:
             return (
-                tables.summarize_alignment(found)
-                if (found := self.alignments.get(model))
+                directions.summarize_directions(found)
+                if (found := self.directions.get(model))
                 else tables.NOT_YET
             )
 
@@ -285,18 +361,29 @@ class Report:
 
     def _state(self) -> str:
         lines = []
-        for model, entry in status.count_clips(self.order).items():
-            done, rows = (
-                sum(row["done"] for row in entry["rows"]),
-                sum(row["done"] > 0 for row in entry["rows"]),
-            )
-            real = self.results[model].num_real if model in self.results else 0
+        for model in self.order.models:
+            one = self.source.made.get(model)
             distances = (
-                f"Frechet distances to {real} real clips" if real else "no Frechet distances"
+                f"Frechet distances to {one.real} real clips"
+                if one and one.real
+                else "no Frechet distances"
             )
-            made = f"{done} clips in {rows} of {len(entry['rows'])} rows; {distances}"
-            lines.append(f"- {model}: {self._absence_note(model) or made}")
+            made = one and f"{one.clips} clips in {one.rows} of {one.of} rows; {distances}"
+            lines.append(f"- {model}: {self._absence_note(model) or made or tables.NOT_YET}")
         return "\n".join(lines)
+
+    def _excess(self) -> str:
+        exact = "It has the interval of the difference itself, prompt by prompt."
+        found = self.results.values()
+        if all(
+            not isinstance(one, published.PublishedResults) or one.has_exact_excess for one in found
+        ):
+            return exact
+        return (
+            "Its interval here is the widest that those of both distances allow, which is too wide:"
+            " prompt by prompt it takes the clips' features, and those of the published clips are"
+            " not stored. `skipguide paper run` makes them again, and then it is computed."
+        )
 
     def _sampling(self) -> str:
         order = self.order
@@ -358,10 +445,17 @@ class Report:
 
     def _best(self, model: str, experiment: str, measure: str) -> str:
         def made(results: Results, _: Sequence[Row]) -> str | None:
-            rows = self.experiments[model][experiment].rows
+            one = self.experiments[model][experiment]
+            rows = one.rows
             known = {row.label: e for row in rows if (e := results.estimate(row, measure))}
             if len(known) < len(rows):
                 return _so_many(len(known), len(rows))
+            if experiment in MAPS:
+                cell = map_reliability.best_cell(results, one, measure)
+                if cell is None:
+                    return f"none is named, for {map_reliability.NO_SIGNAL}"
+                value = tables.format_estimate(known[cell.label], MEASURES[measure].digits)
+                return f"{cell.label}, {value}"
             best = max(
                 known, key=lambda label: MEASURES[measure].better * known[label].value, default=None
             )
@@ -387,43 +481,29 @@ class Report:
 
         return self._describe_rows(model, [f"{experiment}/0"], made)
 
+    def _reliability(self, model: str, experiment: str, measure: str) -> str:
+        one = self.experiments[model][experiment]
+
+        def made(results: Results, _: Sequence[Row]) -> str:
+            found = map_reliability.measure_reliability(results, one, measure)
+            return map_reliability.describe_reliability(found)
+
+        return self._describe_rows(model, [f"{experiment}/0"], made)
+
     def _model(self, model: str) -> str:
         return model
 
     # --- files ------------------------------------------------------------------------------------
 
-    def _figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
-        """Yield the file names of the figures that can be drawn, and functions that draw them."""
-        for model, found in self.alignments.items():
-            yield f"{model}-cosines.png", lambda m=model, a=found: plots.plot_cosines(m, a)
-        for model, results in self.results.items():
-            known = self.experiments[model]
-            lines = [known[name] for name in SCALES]
-            if plots.has_scales(results, lines):
-                yield f"{model}-scales.png", lambda r=results, k=lines: plots.plot_scales(r, k)
-            for name in MAPS:
-                if plots.count_cells(results, known[name]):
-                    yield (
-                        f"{model}-{name}.png",
-                        lambda r=results, one=known[name]: plots.plot_layers(r, one),
-                    )
-            if plots.finished_strips(results):
-                yield f"{model}-strips.png", lambda r=results: plots.plot_strips(r)
-
-    def draw(self) -> list[Path]:
-        """Write the figures."""
-        written = []
-        for name, drawn in self._figures():
-            plots.save(drawn(), self.folder / name)
-            written.append(self.folder / name)
-        return written
-
     def write_numbers(self) -> list[Path]:
         """Write the raw numbers."""
         rows, cosines = self.folder / "rows.csv", self.folder / "figure-2.csv"
+        page = self.folder / "page.json"
         chosen = {model: list(known.values()) for model, known in self.experiments.items()}
         tables.write_rows(list(self.results.values()), chosen, rows)
-        tables.write_directions(self.alignments, cosines)
+        directions.write_directions(self.directions, cosines)
+        complete = {model: self._complete_experiments(model) for model in self.results}
+        published.write_page_numbers(self.source, complete, page)
         clips = {
             model: self.folder / f"{model}-clips.csv.gz"
             for model, found in self.results.items()
@@ -431,7 +511,7 @@ class Report:
         }
         for model, path in clips.items():
             tables.write_clips(self.results[model], path)
-        return [rows, cosines, *clips.values()]
+        return [rows, cosines, page, *clips.values()]
 
 
 def _so_many(made: int, rows: int) -> str | None:

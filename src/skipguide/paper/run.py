@@ -214,9 +214,10 @@ class _Worker:
         if fnmatchcase("figure-3", pattern):
             for row in experiments.figure3_rows(self.model):
                 figure3.make_strip(self.place, self.generator, row)
-        if fnmatchcase("figure-2", pattern) and not figure2.is_measured(self.place):
+        clips = figure2.clips_of(self.model)
+        if fnmatchcase("figure-2", pattern) and not figure2.is_measured(self.place, clips):
             exact = models.ClipGenerator(self.model, self.folder, self.device, dtype="float32")
-            for progress in figure2.measure(self.place, exact):
+            for progress in figure2.measure(self.place, exact, clips):
                 yield f"{self.model} figure 2", progress
         if fnmatchcase("cost", pattern) and not cost.cost_path(self.place).exists():
             for progress in cost.measure(

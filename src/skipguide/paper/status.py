@@ -45,7 +45,7 @@ def _count_done(place: RecordFolder, wanted: experiments.RequestedRow, clips: in
 def _figures_done(model: str, place: RecordFolder) -> dict[str, bool]:
     strips = [figure3.strip_path(place, row).exists() for row in experiments.figure3_rows(model)]
     return {
-        "figure-2": figure2.is_measured(place),
+        "figure-2": figure2.is_measured(place, figure2.clips_of(model)),
         "figure-3": all(strips),
         "cost": cost.cost_path(place).exists(),
     }

@@ -5,22 +5,28 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from skipguide.lab import judge, training_loop
 from skipguide.paper import analysis, measurements, models
-from skipguide.paper.analysis import FEW_CLIPS, MEASURES, Measure, Results
-from skipguide.paper.cost import RowTiming
+from skipguide.paper.analysis import FEW_CLIPS, MEASURES, REAL, Measure, Results
+from skipguide.paper.cost import CostLine
 from skipguide.paper.experiments import Experiment
-from skipguide.paper.figure2 import COLUMNS, UNCOND, Alignment
 from skipguide.paper.rows import Row
-from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 
-SHOWN_MEASURES = ("right", "frechet", "inception", "vendi", "motion_amount", "flicker", "sharpness")
+COMPARED_MEASURES = (
+    "right",
+    "frechet",
+    "inception",
+    "vendi",
+    "motion_amount",
+    "flicker",
+    "sharpness",
+)
+SHOWN_MEASURES = ("right", "frechet", "excess", *COMPARED_MEASURES[2:])
+SUMMARY_MEASURES = ("right", "frechet", "excess", "motion_amount")
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 NOT_YET = "not made yet"
 
@@ -59,18 +65,50 @@ def table(results: Results, experiment: Experiment) -> str:
     rows = [row for row in experiment.rows if common.clips_of(row) is not None]
     if not rows:
         return "\n\n".join(_absent_rows(results, common, experiment)) or f"{NOT_YET}."
-    titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN_MEASURES]
     lines = markdown_table(
-        ["", "clips", *titles, "passes", "seconds"], [_value_cells(common, row) for row in rows]
+        ["", "clips", *_titles(SHOWN_MEASURES), "passes", "seconds"],
+        [_value_cells(common, row) for row in rows],
     )
     guided = [row for row in rows[1:] if row.source == "guided"]
     if guided and rows[0] == experiment.rows[0]:
         differences = [[row.label, *_difference_cells(common, row, rows[0])] for row in guided]
         lines += ["", f"Less {rows[0].label}, on the same prompts and noise:", ""]
-        lines += markdown_table(["", "clips", *titles], differences)
+        lines += markdown_table(["", "clips", *_titles(COMPARED_MEASURES)], differences)
     for remark in _remarks(results, common, experiment, rows):
         lines += ["", remark]
     return "\n".join(lines)
+
+
+def _titles(names: Sequence[str]) -> list[str]:
+    return [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in names]
+
+
+def summary(found: Mapping[str, Results], experiment: Mapping[str, Experiment]) -> str:
+    """Format an experiment of all models as one table of the measures that matter most.
+
+    The last column is the difference of the distance from the model's first row.
+    """
+    lines = []
+    for model, results in found.items():
+        rows = experiment[model].rows
+        common = results.restrict_to(rows, experiment[model].first)
+        for row in rows:
+            lines += _summary_line(common, row, rows[0])
+    heading = ["", "clips", *_titles(SUMMARY_MEASURES), "Frechet less the first row's"]
+    return "\n".join(markdown_table(heading, lines)) if lines else f"{NOT_YET}."
+
+
+def _summary_line(results: Results, row: Row, base: Row) -> list[list[str]]:
+    """Return the line of a row, or none if it has no clips."""
+    if (clips := results.clips_of(row)) is None:
+        return []
+    values = [
+        format_estimate(results.estimate(row, name), MEASURES[name].digits)
+        for name in SUMMARY_MEASURES
+    ]
+    change = results.difference(row, base, "frechet") if row != base else None
+    shown = bold(format_estimate(change, 1, True), change) if change else "-"
+    return [[f"{results.model}: {row.label}", str(len(clips)), *values, shown]]
 
 
 def _remarks(
@@ -131,136 +169,30 @@ def _value_cells(results: Results, row: Row) -> list[str]:
     return [row.label, str(len(results.clips[row.name])), *values, *taken]
 
 
-def costs_table(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> str | None:
-    """Format the cost of the rows of experiments.cost_rows, relative to the first of them.
-
-    Returns:
-        None if not all of them were timed together.
-    """
-    if not all(row.name in found for row in rows):
-        return None
-    base, lines = found[rows[0].name], []
-    for row in rows:
-        one = found[row.name]
-        usual, least, most = one.ratio_to(base)
+def costs_table(lines: Sequence[CostLine], rows: Sequence[Row]) -> str:
+    """Format the cost of the rows of experiments.cost_rows, relative to the first of them."""
+    cells = []
+    for row, one in zip(rows, lines, strict=True):
+        usual, least, most = one.times
         times = "1" if row == rows[0] else f"{usual:.2f} ({least:.2f} to {most:.2f})"
-        lines.append([row.label, f"{one.passes:.2f}", f"{one.median:.3f}", times])
-    return "\n".join(
-        markdown_table(
-            ["", "passes a step", "seconds a clip", "times the first (least and most)"], lines
-        )
-    )
+        cells.append([row.label, f"{one.passes:.2f}", f"{one.seconds:.3f}", times])
+    heading = ["", "passes a step", "seconds a clip", "times the first (least and most)"]
+    return "\n".join(markdown_table(heading, cells))
 
 
 def _difference_cells(results: Results, row: Row, base: Row) -> list[str]:
-    found = {name: results.difference(row, base, name) for name in SHOWN_MEASURES}
+    found = {name: results.difference(row, base, name) for name in COMPARED_MEASURES}
     count = max((estimate.count for estimate in found.values() if estimate), default=0)
     cells = [
-        _bold(format_estimate(estimate, MEASURES[name].digits, True), estimate)
+        bold(format_estimate(estimate, MEASURES[name].digits, True), estimate)
         for name, estimate in found.items()
     ]
     return [str(count), *cells]
 
 
-def _bold(text: str, estimate: Estimate | None) -> str:
+def bold(text: str, estimate: Estimate | None) -> str:
+    """Print a difference bold if its interval excludes 0."""
     return f"**{text}**" if estimate and estimate.sign else text
-
-
-# --- Figure 2 -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Direction:
-    """The effect of a step along d = c - p on the error e of c, at one noise level or at all.
-
-    Args:
-        cosine: of e and d; below 0, a step reduces the error.
-        scale: at which the mean squared error is least; if negative, a step along d never helps.
-        saved: share of the mean squared error that is removed at this scale.
-        both: cosine of the errors of c and of p.
-        length: of d, relative to that of e; if it is near 0, the weak prediction equals c.
-    """
-
-    cosine: Estimate
-    scale: float
-    saved: float
-    both: float
-    length: float
-
-
-def measure_direction(found: Alignment, index: int, level: int | slice) -> Direction:
-    """Measure one direction; levels have equal weights."""
-    columns = {
-        name: found.column(name)[index, level].reshape(-1, found.values.shape[2])
-        for name in COLUMNS
-    }
-    product, push, error = (columns[name].mean().item() for name in ("product", "push", "error"))
-    saved = product**2 / (push * error) if push else 0.0
-    return Direction(
-        intervals.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved,
-        columns["both"].mean().item(), (push / error) ** 0.5,
-    )  # fmt: skip
-
-
-def directions_table(found: Alignment) -> str:
-    """Format every direction, over all levels."""
-    rows = []
-    for i, (skip, layer) in enumerate(found.directions):
-        one = measure_direction(found, i, slice(None))
-        name = "CFG: c - u" if skip == UNCOND[0] else f"{skip} {layer}"
-        cosine = _bold(format_estimate(one.cosine, 4, True), one.cosine)
-        rows.append(
-            [
-                name,
-                f"{one.length:.3f}",
-                cosine,
-                f"{one.scale:+.3f}",
-                f"{one.saved:.3%}",
-                f"{one.both:.3f}",
-            ]
-        )
-    heading = [
-        "direction", "length of d over e", "cosine of e and d", "best scale", "error saved there",
-        "cosine of both errors",
-    ]  # fmt: skip
-    return "\n".join(markdown_table(heading, rows))
-
-
-def summarize_alignment(found: Alignment) -> str:
-    """Count the cosines with an interval on one side of 0, and say the most that a step saves."""
-    places = itertools.product(range(len(found.directions) - 1), range(len(found.levels)))
-    cells = [measure_direction(found, i, j) for i, j in places]
-    below, above = (sum(one.cosine.sign == sign for one in cells) for sign in (-1, 1))
-    helpful = max((one for one in cells if one.scale > 0), key=lambda one: one.saved, default=None)
-    most = (
-        f"{helpful.saved:.3%} of the mean squared error, at scale {helpful.scale:.3f}"
-        if helpful
-        else "nothing"
-    )
-    return (
-        f"of {len(cells)} cosines of a layer at a noise level, on {found.values.shape[2]} clips,"
-        f" {below} are below 0 (a step away from the weak model lessens the error), {above} above,"
-        f" the others not distinguishable from 0; the most that such a step saves is {most}"
-    )
-
-
-DIRECTION_COLUMNS = (
-    "model", "skip", "layer", "noise", "clips", "cosine", "low", "high", "best_scale", "saved",
-    "errors_cosine", "length",
-)  # fmt: skip
-
-
-def write_directions(found: Mapping[str, Alignment], path: Path) -> None:
-    """Write every direction at every noise level."""
-    rows = []
-    for model, measured in found.items():
-        for (i, name), (j, level) in itertools.product(
-            enumerate(measured.directions), enumerate(measured.levels)
-        ):
-            one = measure_direction(measured, i, j)
-            rest = map(_format_number, (one.scale, one.saved, one.both, one.length))
-            rows.append([model, *name, level, *_estimate_cells(one.cosine), *rest])
-    _write(path, DIRECTION_COLUMNS, rows)
 
 
 # --- raw numbers ----------------------------------------------------------------------------------
@@ -276,7 +208,8 @@ def write_rows(
 ) -> None:
     """Write every measure of every row of every experiment.
 
-    Each has its difference from the experiment's first row.
+    Each has its difference from the experiment's first row. Of the real clips of an experiment's
+    prompts there is the Frechet distance.
     """
     rows = (
         row
@@ -284,10 +217,11 @@ def write_rows(
         for one in experiments[found.model]
         for row in _csv_rows(found, one)
     )
-    _write(path, ROW_COLUMNS, rows)
+    write_csv(path, ROW_COLUMNS, rows)
 
 
-def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table whole or not at all."""
     with (
         training_loop.atomic_path(path) as part,
         part.open("w", newline="", encoding="utf-8") as file,
@@ -297,29 +231,38 @@ def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]])
 
 def _csv_rows(results: Results, experiment: Experiment) -> Iterable[list[object]]:
     base, results = experiment.rows[0], results.restrict_to(experiment.rows, experiment.first)
+    if experiment.whole:
+        return
+    if REAL not in experiment.rows and (floor := results.estimate(REAL, "frechet")):
+        head = [results.model, experiment.name, REAL.name, REAL.label, "frechet"]
+        yield [*head, *estimate_cells(floor), *[""] * 7]
     for row in experiment.rows:
-        if results.clips_of(row) is None or experiment.whole:
+        if results.clips_of(row) is None:
             continue
         cost = [results.passes(row), results.seconds(row)]
         for name in MEASURES:
             value, difference = results.estimate(row, name), results.difference(row, base, name)
+            if MEASURES[name].over_real and value is None:
+                continue
             head = [results.model, experiment.name, row.name, row.label, name]
             yield [
                 *head,
-                *_estimate_cells(value),
+                *estimate_cells(value),
                 base.name,
-                *_estimate_cells(difference),
-                *map(_format_number, cost),
+                *estimate_cells(difference),
+                *map(format_number, cost),
             ]
 
 
-def _estimate_cells(estimate: Estimate | None) -> list[object]:
+def estimate_cells(estimate: Estimate | None) -> list[object]:
+    """Return the cells of an estimate: how many observations, value, low, high."""
     if estimate is None:
         return ["", "", "", ""]
-    return [estimate.count, *map(_format_number, (estimate.value, estimate.low, estimate.high))]
+    return [estimate.count, *map(format_number, (estimate.value, estimate.low, estimate.high))]
 
 
-def _format_number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Format a number of a CSV file; empty if there is none."""
     return "" if value is None or value != value else f"{value:.6g}"
 
 

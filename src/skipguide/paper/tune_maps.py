@@ -20,9 +20,11 @@ from skipguide.metrics.frechet import Moments
 from skipguide.paper import experiments, models, records, tables
 from skipguide.paper.analysis import REFERENCE, Results
 from skipguide.paper.experiments import Experiment
+from skipguide.paper.map_reliability import reliability_from_intervals
 from skipguide.paper.records import RecordFolder
 from skipguide.paper.rows import Row
-from skipguide.stats.quantiles import beta_quantile, t_quantile
+from skipguide.stats.estimate import Estimate
+from skipguide.stats.reliability import Reliability
 
 Floats = NDArray[np.float64]
 FOLDERS = {"map": "paper", "map-without-cfg": "paper", "map-raised": "tune", "map-low": "tune"}
@@ -31,7 +33,6 @@ OBJECTIVES = {
     "likelihood": "log likelihood of a word",
     "probability": "probability of the prompt",  # by the judge: of all its words together
 }
-JACKKNIFE_FREEDOM = 19  # of the published intervals of Frechet distances: 20 groups of prompts
 
 
 @dataclass(frozen=True)
@@ -170,70 +171,6 @@ def _load_results(model: str, place: RecordFolder) -> Results | None:
 # --- what a map can say ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """The reliability of a map: the share of what differs between its cells that is no noise.
-
-    Args:
-        between: standard deviation between the cells.
-        error: root mean square of the standard errors of the cells' differences to no STG.
-        value: 1 - error^2 / between^2. Cells are compared with each other on the same prompts, so
-            where the errors are those of the comparison, `paired`, it is larger.
-        low, high: the 95 % interval of `paired` (Feldt, Psychometrika 30, 1965), or of `value`
-            where the errors are all that is known.
-        paired: the same with the errors that cells do not share: Cronbach's alpha of cells over
-            prompts; None where the clips are not known.
-    """
-
-    cells: int
-    prompts: int
-    between: float
-    error: float
-    value: float
-    paired: float | None
-    low: float
-    high: float
-
-
-def reliability(differences: Floats) -> Reliability:
-    """Measure the reliability of a map from its differences to no STG, `(cells, P)`."""
-    cells, prompts = differences.shape
-    variance = float(differences.mean(1).var(ddof=1))
-    own = float((differences.var(1, ddof=1) / prompts).mean())
-    # What all cells share on a prompt, a hard one, say, does not change their order.
-    residual = differences - differences.mean(0) - differences.mean(1, keepdims=True)
-    residual += differences.mean()
-    freedom = (cells - 1) * (prompts - 1)
-    noise = float((residual**2).sum()) / freedom / prompts
-    paired = 1 - noise / variance if variance else float("nan")
-    low, high = _feldt(paired, cells - 1, freedom)
-    return Reliability(
-        cells, prompts, variance**0.5, own**0.5, 1 - own / variance if variance else float("nan"),
-        paired, low, high,
-    )  # fmt: skip
-
-
-def reliability_of_estimates(values: Floats, errors: Floats, prompts: int) -> Reliability:
-    """Measure it where only the cells' values and standard errors are known, `(cells,)` each."""
-    variance, own = float(values.var(ddof=1)), float((errors**2).mean())
-    value = 1 - own / variance
-    freedom = len(values) - 1
-    low, high = _feldt(value, freedom, freedom * JACKKNIFE_FREEDOM)
-    return Reliability(len(values), prompts, variance**0.5, own**0.5, value, None, low, high)
-
-
-def _feldt(value: float, freedom: int, error_freedom: int) -> tuple[float, float]:
-    """Return the 95 % interval of a reliability: 1 / (1 - R) is a ratio of two variances."""
-    most, least = (f_quantile(one, freedom, error_freedom) for one in (0.975, 0.025))
-    return 1 - (1 - value) * most, 1 - (1 - value) * least
-
-
-def f_quantile(probability: float, first: int, second: int) -> float:
-    """Return the quantile of the F distribution with two degrees of freedom."""
-    x = beta_quantile(probability, first / 2, second / 2)
-    return second * x / (first * (1 - x))
-
-
 def frechet_reliability(docs: Path, one: CellMap) -> Reliability | None:
     """Measure it of the Frechet distances of a map, from its rows.csv; None if they are not there.
 
@@ -254,9 +191,11 @@ def frechet_reliability(docs: Path, one: CellMap) -> Reliability | None:
         ]
     if len(lines) != len(names):
         return None
+    return reliability_from_intervals([_read_difference(line) for line in lines])
+
+
+def _read_difference(line: Mapping[str, str]) -> Estimate:
     value, low, high = (
-        np.array([float(line[name]) for line in lines])
-        for name in ("difference", "difference_low", "difference_high")
+        float(line[name]) for name in ("difference", "difference_low", "difference_high")
     )
-    errors = (high - low) / 2 / t_quantile(JACKKNIFE_FREEDOM)
-    return reliability_of_estimates(value, errors, int(lines[0]["common_clips"]))
+    return Estimate(value, low, high, int(line["common_clips"]))

@@ -15,12 +15,11 @@ from skipguide.paper import tune_power
 from skipguide.paper.tune_maps import (
     OBJECTIVES,
     CellMap,
-    Reliability,
     frechet_reliability,
     load_maps,
-    reliability,
 )
 from skipguide.paper.tune_power import Honesty, Power
+from skipguide.stats.reliability import Reliability, reliability
 from skipguide.tuning.plan import budget
 from skipguide.tuning.scan.layer_map import LayerMap
 
@@ -139,9 +138,7 @@ def prove(docs: Path, models: Sequence[str], repeats: int) -> Proof:
     reliabilities = tuple(measure_reliabilities(docs, maps))
     scanned = [(one, scan) for one in maps if (scan := load_scan(docs, one)) is not None]
     lists = [(one, shortlist(scan, one)) for one, scan in scanned]
-    known = {
-        (one.map.title, one.measure): one.found.paired or one.found.value for one in reliabilities
-    }
+    known = {(one.map.title, one.measure): one.found.best for one in reliabilities}
     return Proof(
         reliabilities,
         tuple(

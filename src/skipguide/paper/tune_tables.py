@@ -34,13 +34,12 @@ def _reliability_table(found: Sequence[MapReliability]) -> list[str]:
     for one in found:
         values = one.found
         digits = DIGITS[one.measure]
-        best = values.value if values.paired is None else values.paired
-        shown = f"{best:.2f} ({values.low:.2f} to {values.high:.2f})"
+        shown = f"{values.best:.2f} ({values.low:.2f} to {values.high:.2f})"
         rows.append(
             [
                 one.map.title, MEASURES[one.measure], str(values.cells), str(values.prompts),
                 f"{values.between:.{digits}f}", f"{values.error:.{digits}f}",
-                f"{values.value:.2f}", f"**{shown}**" if best >= ENOUGH else shown,
+                f"{values.value:.2f}", f"**{shown}**" if values.best >= ENOUGH else shown,
             ]
         )  # fmt: skip
     heading = [
