@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from skipguide.lab import judge as lab_judge
+from skipguide.lab import readers
 from skipguide.metrics import aggregate, evaluate, inputs, merge, results, weights
 from skipguide.metrics import features as feature_files
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
@@ -122,7 +123,7 @@ def test_probabilities_of_the_judge_are_of_three_words_at_once(made: dict[str, T
     assert p.shape == (24, EXTRACTORS["judge"].classes)
     assert torch.allclose(p.sum(1), torch.ones(24, dtype=torch.float64))
     best = p[0].argmax()
-    read = lab_judge.read(made["000"].permute(0, 2, 3, 1).numpy())
+    read = readers.CLOSED.read(made["000"].permute(0, 2, 3, 1).numpy())
     words = [list(lab_judge.HEADS[name]) for name in lab_judge.HEADS]
     shape, rest = divmod(int(best), len(words[1]) * len(words[2]))
     colour, motion = divmod(rest, len(words[2]))
