@@ -14,18 +14,12 @@ from safetensors.torch import save_file
 
 from skipguide.files import packaged
 from skipguide.lab import judge, mochi, open_judge, readers, worlds
+from support.untrained import save_judges
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the weights of both judges, named as in the package."""
-    folder = tmp_path_factory.mktemp("weights")
-    for reader in readers.READERS.values():
-        torch.manual_seed(0)
-        (folder / reader.name).mkdir()
-        state = {name: value.half() for name, value in reader.build().state_dict().items()}
-        save_file(state, folder / reader.name / "judge.safetensors")
-    return folder
+    return save_judges(tmp_path_factory.mktemp("weights"))
 
 
 def test_every_packaged_model_has_a_reader() -> None:
