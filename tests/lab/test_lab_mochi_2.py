@@ -169,3 +169,60 @@ def test_its_layers_are_numbers() -> None:
     result = CliRunner().invoke(app, ["lab", "score", "mochi-2", "--layers", "up:0"])
     assert result.exit_code == 2
     assert "layers of lab-mochi-2 must be numbers, but got up:0" in result.output
+
+
+# --- the shipped model ----------------------------------------------------------------------------
+
+
+SHIPPED = packaged.WEIGHTS / "lab-mochi-2"
+shipped = pytest.mark.skipif(not SHIPPED.is_dir(), reason="lab-mochi-2 is not packaged yet")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Any:
+    pipe = MochiPipeline.from_pretrained(SHIPPED)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@shipped
+def test_the_card_is_the_same_in_the_package_and_in_the_docs() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "lab-mochi-2.md"
+    assert docs.read_text(encoding="utf-8") == (SHIPPED / "README.md").read_text(encoding="utf-8")
+
+
+@shipped
+def test_the_tokenizer_knows_every_caption_word(lab: Any) -> None:
+    scenes = open_world.sample_scenes(300, 11)
+    ids = lab.tokenizer([one.text for one in open_captions.captions(scenes, 11)]).input_ids
+    assert not any(lab.tokenizer.unk_token_id in row for row in ids)
+    assert max(map(len, ids)) <= mochi.OPEN.max_tokens
+
+
+@shipped
+def test_the_autoencoder_reconstructs_other_clips(lab: Any) -> None:
+    told = json.loads((SHIPPED / "scores.json").read_text(encoding="utf-8"))["psnr_db"]["unseen"]
+    assert autoencoder.psnr(lab.vae, autoencoder.OPEN_MOCHI, num=16) >= max(told - 2, 25)
+
+
+@shipped
+@pytest.mark.long
+def test_generated_clips_show_what_the_prompt_says(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_text, "STEPS", 14)  # half of the card's
+    scores = json.loads((SHIPPED / "scores.json").read_text(encoding="utf-8"))
+    card = next(
+        row
+        for row in reversed(scores["generated"])
+        if row["prompts"] == "closed" and not row["layers"]
+    )
+    prompts = score_text.Prompts(
+        open_world.sample_scenes(24, 33), "closed", score_text.MODELS["mochi-2"]
+    )
+    texts = [caption.text for caption in prompts.captions]
+    frames = score_text.generate(lab, texts, card["guidance_scale"], 1, "mochi-2")
+    found = prompts.shares(score_text.read_clips(readers.OPEN.load(), frames))
+    for slot in ("shape", "colour", "motion"):
+        # 24 clips deviate by 0.1 or so; chance is 1/8 or 1/9
+        assert (found[slot] or 0) > max(card[slot] - 0.25, 0.3), slot
