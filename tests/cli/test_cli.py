@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -33,7 +34,7 @@ from skipguide.generate import run as generation
 from skipguide.generate.describe import describe_method
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import validate_settings
-from skipguide.lab import judge
+from skipguide.lab import readers
 from skipguide.models import loading
 from support.saved import saved
 from support.text_encoders import text_components
@@ -485,8 +486,9 @@ def test_compare_prints_a_table_with_the_judges_reading(
 ) -> None:
     """The judge (here an untrained one) reads the videos of the built-in model."""
     monkeypatch.setattr(packaged, "packaged_path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
-    untrained = judge.Judge().eval()
-    monkeypatch.setattr(judge, "load_judge", lambda: untrained)
+    untrained = readers.CLOSED.build().eval()
+    reader = dataclasses.replace(readers.CLOSED, load=lambda: untrained)
+    monkeypatch.setitem(readers.OF_MODEL, "lab-mochi", reader)
     monkeypatch.setenv("COLUMNS", "160")
     said = run("compare", "a red star", *SMALL, "--guidance-scale", "1").stdout
     rows = [line for line in said.splitlines() if "a red star" in line]
@@ -515,10 +517,10 @@ def test_compare_says_why_the_judge_reads_nothing_in_other_videos(
 def test_the_judge_knows_a_model_of_the_lab_by_how_it_is_built(name: str) -> None:
     """One that somebody trained anew has another name and other weights."""
     pipe = loading.load_pipeline(str(packaged.packaged_path(name)))
-    assert judge.knows_model(pipe)
+    assert readers.reader_of(pipe) is readers.OF_MODEL[name]
     model = pipe.unet if name == "lab-svd" else pipe.transformer
     model.register_to_config(num_attention_heads=7)
-    assert not judge.knows_model(pipe)
+    assert readers.reader_of(pipe) is None
 
 
 @pytest.mark.parametrize("existing", ["x-0.mp4", "x-0.mp4.json", "x-0.png"])

@@ -14,7 +14,7 @@ from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from skipguide import STG, guide
 from skipguide.families import presets
 from skipguide.files import packaged
-from skipguide.lab import autoencoder, judge, mochi, score_text, text, train, world
+from skipguide.lab import autoencoder, judge, mochi, readers, score_text, text, train, world
 from support.short_training import short_stages
 
 PROMPTS = [
@@ -102,7 +102,7 @@ def test_judge_reads_one_clip_of_any_size(lab: Any) -> None:
         world.render(scenes, num_frames=25, size=96), scenes.attributes(), strict=True
     ):
         clip = ((frames.permute(1, 2, 3, 0) + 1) * 127.5).round().byte().numpy()
-        assert judge.read(clip) == {name: words[name] for name in judge.HEADS}
+        assert readers.CLOSED.read(clip) == {name: words[name] for name in judge.HEADS}
 
 
 def test_frechet_distance_against_closed_forms() -> None:
@@ -178,7 +178,7 @@ def test_missing_parts_of_a_training(tmp_path: Path) -> None:
             ],
             "vae/config.json",
         ),
-        (["lab", "train", "wan"], "must be mochi, svd or opensora, but got 'wan'"),
+        (["lab", "train", "wan"], "must be mochi, mochi-2, svd or opensora, but got 'wan'"),
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2

@@ -341,7 +341,7 @@ def test_generated_clips_show_what_the_prompt_says(
     frames = score_text.generate(
         lab, world.captions(scenes, 33), card["guidance_scale"], 1, "opensora"
     )
-    words, _ = score_text.judge_clips(judge.load_judge(), frames)
+    words = score_text.read_clips(judge.load_judge(), frames).words
     for name in judge.HEADS:
         right = (words[name] == getattr(scenes, name)).float().mean().item()
         assert right > max(card[name] - 0.25, 0.5), (

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from skipguide.cli import app
-from skipguide.lab import real_clips, world
+from skipguide.lab import open_captions, open_world, real_clips, world
 from skipguide.metrics import inputs
 
 
@@ -38,15 +38,19 @@ def read(path: Path) -> tuple[torch.Tensor, Fraction]:
 def test_formats_are_those_of_the_models() -> None:
     from skipguide.lab import autoencoder, svd
 
-    known = {"mochi": autoencoder.MOCHI, "svd": autoencoder.SVD, "opensora": autoencoder.OPENSORA}
+    known = {
+        "mochi": autoencoder.MOCHI, "mochi-2": autoencoder.OPEN_MOCHI, "svd": autoencoder.SVD,
+        "opensora": autoencoder.OPENSORA,
+    }  # fmt: skip
     assert real_clips.FORMATS.keys() == known.keys()
     for name, spec in known.items():
         found = real_clips.FORMATS[name]
         assert (found.frames, found.spans) == (spec.frames, spec.spans)
+        assert (len(found.world.prompts) > 1) == spec.is_open
     assert real_clips.FORMATS["svd"].fps == svd.USUAL_FPS
 
 
-@pytest.mark.parametrize("model", real_clips.FORMATS)
+@pytest.mark.parametrize("model", ["mochi", "svd", "opensora"])
 def test_clips_are_those_of_the_world(model: str, tmp_path: Path) -> None:
     folder, frames = tmp_path / "real", tmp_path / "frames"
     said = run(folder, "--model", model, "--count", 3, "--seed", 7, "--first-frames", frames)
@@ -68,6 +72,37 @@ def test_clips_are_those_of_the_world(model: str, tmp_path: Path) -> None:
         pixels = ((wanted[i, :, 0] + 1) * 127.5).round().byte().permute(1, 2, 0)
         assert np.array_equal(first, pixels.numpy())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frames", "real"]
+
+
+@pytest.mark.parametrize("named", [None, "half", "closed", "open"])
+def test_clips_of_the_open_world(named: str | None, tmp_path: Path) -> None:
+    """The table has the words of each slot, named or not, and which are named."""
+    folder, count = tmp_path / "real", 12
+    option = ["--named", named] if named else []
+    said = run(folder, "--model", "lab-mochi-2", "--count", count, "--seed", 7, *option)
+    assert "--features open-judge" in " ".join(said.stdout.split())
+    with (folder / "captions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scenes = open_world.sample_scenes(count, 7)
+    slots = {"closed": open_world.SLOTS, "open": ()}.get(named or "half")
+    captions = open_captions.captions(scenes, 7, slots)
+    assert [row["prompt"] for row in rows] == [one.text or "a clip" for one in captions]
+    assert [set(row["named"].split()) for row in rows] == [one.named for one in captions]
+    for slot in open_world.SLOTS:
+        assert [row[slot] for row in rows] == scenes.words()[slot]
+    clip, rate = read(folder / rows[0]["video"])
+    assert (clip.shape, rate) == ((19, 3, 64, 64), 12)
+    wanted = open_world.render(scenes[slice(1)])[0].transpose(0, 1)
+    assert (clip.float() / 127.5 - 1 - wanted).abs().mean() < 0.05
+
+
+def test_open_prompts_are_a_file_of_prompts(tmp_path: Path) -> None:
+    """An empty caption would be a row without a prompt."""
+    from skipguide.runs import prompts
+
+    run(tmp_path / "real", "--model", "mochi-2", "--named", "open", "--count", 30, "--size", 16)
+    found = prompts.read(prompts.PromptFile(file="real/captions.csv"), tmp_path)
+    assert {prompt.text for prompt in found} <= {"a clip", "a video", "A clip.", "A video."}
 
 
 def test_they_are_a_reference_with_a_label_for_each_clip(tmp_path: Path) -> None:
@@ -93,13 +128,17 @@ def test_they_are_a_file_of_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--model", "wan"], "model must be one of mochi, svd, opensora, but got 'wan'"),
+        (["--model", "wan"], "model must be one of mochi, mochi-2, svd, opensora, but got 'wan'"),
+        (["--named", "open"], "only in the world of mochi-2, but got --named open for mochi"),
+        (["--model", "svd", "--named", "half"], "Leave it out, or pass --model mochi-2"),
+        (["--model", "mochi-2", "--named", "all"],
+         "what captions name must be closed, half, open, but got 'all'"),
         (["--size", "63"], "size must be an even number from 16 to 1024, but got 63"),
         (["--first-frames", "real/first"], "the first frames must not lie among the clips"),
         (["--count", "100000000"], "count must be 1 to 100000, but got 100000000"),
         (["--count", "0"], "Invalid value for '--count'"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_written_is_refused(
     args: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

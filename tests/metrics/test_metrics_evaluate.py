@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from skipguide.files import packaged
 from skipguide.lab import judge as lab_judge
+from skipguide.lab import readers
 from skipguide.metrics import aggregate, evaluate, inputs, merge, results, weights
 from skipguide.metrics import features as feature_files
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.networks import judge
 from skipguide.metrics.selection import MetricRequest, Options
 from support.measured import clips, spoiled, write
+from support.untrained import save_judges
 
 Tensor = torch.Tensor
 SETS = ["fvd:judge", "kvd:judge", "coverage:judge", "inception_score:judge", "vendi:judge"]
@@ -122,7 +126,7 @@ def test_probabilities_of_the_judge_are_of_three_words_at_once(made: dict[str, T
     assert p.shape == (24, EXTRACTORS["judge"].classes)
     assert torch.allclose(p.sum(1), torch.ones(24, dtype=torch.float64))
     best = p[0].argmax()
-    read = lab_judge.read(made["000"].permute(0, 2, 3, 1).numpy())
+    read = readers.CLOSED.read(made["000"].permute(0, 2, 3, 1).numpy())
     words = [list(lab_judge.HEADS[name]) for name in lab_judge.HEADS]
     shape, rest = divmod(int(best), len(words[1]) * len(words[2]))
     colour, motion = divmod(rest, len(words[2]))
@@ -216,6 +220,31 @@ def test_eight_videos_that_all_move_are_not_certain(value: float, low: float, hi
     alike = _scored({f"{i}": value for i in range(8)})  # a mean of 1 that is no share
     assert alike.low is None
     assert "all 8 values are" in alike.warnings[0]
+
+
+def test_the_open_judge_measures_by_the_same_metrics(
+    made: dict[str, Tensor], real: dict[str, Tensor], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An untrained one: features are its own, and so are the classes, of more shapes."""
+    monkeypatch.setattr(packaged, "WEIGHTS", save_judges(tmp_path))
+    asked = ["fvd:open-judge", "kvd:open-judge", "vendi:open-judge", "inception_score:open-judge"]
+    result = evaluate(made, real, asked)
+    model = readers.load_weights(tmp_path / "open-judge" / "judge.safetensors")
+    features, logits = [], {}
+    for one in (real, made):
+        frames = torch.stack(list(one.values())).transpose(1, 2).float() / 127.5 - 1
+        with torch.no_grad():
+            logits, own, _ = model(frames)
+        features.append(own)
+    assert result["fvd:open-judge"].value == pytest.approx(lab_judge.frechet(*features), rel=1e-4)
+    chances = [logits[name].double().softmax(1) for name in ("shape", "colour", "motion")]
+    joint = torch.einsum("bi,bj,bk->bijk", *chances).flatten(1)
+    assert joint.shape == (24, EXTRACTORS["open-judge"].classes)
+    divergence = (joint * (joint / joint.mean(0)).log()).sum(1).mean()
+    score = result["inception_score:open-judge"].value
+    assert math.log(score) == pytest.approx(float(divergence), rel=1e-2)
+    assert [*result.weights] == ["open-judge"]
 
 
 def test_the_judge_takes_the_nearest_of_fewer_frames(made: dict[str, Tensor]) -> None:

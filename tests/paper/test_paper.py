@@ -235,7 +235,8 @@ def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(ma
         num_inference_steps=2, guidance_scale=4.5, max_sequence_length=32, output_type="pt",
         generator=torch.Generator().manual_seed(models.SEED + 5),
     ).frames.transpose(1, 2)  # fmt: skip
-    words, features = score_text.judge_clips(judge.load_judge(), frames * 2 - 1)
+    reading = score_text.read_clips(judge.load_judge(), frames * 2 - 1)
+    words, features = reading.words, reading.features
     recorded = results(made).clips_of(CFG)
     assert recorded is not None
     torch.testing.assert_close(recorded.features[5], features[0], rtol=1e-2, atol=1e-2)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from skipguide.generate.run import StepCallback
     from skipguide.method.protocols import Pipeline
 
+# Of the words that a judge reads, those that the table has, as they are said.
+_READ = ("size", "colour", "shape", "motion", "background_kind", "background_colour")
 Reader = Callable[["Frames"], "dict[str, str] | None"]
 _NO_READING = (
     "The judge reads colour, shape and motion in videos of the built-in models, and of models that"
@@ -244,12 +246,13 @@ class _Comparison:
 
 def _judge_reader(pipe: Pipeline) -> Reader:
     """Load the judge for models of the lab, its own and those that a user trained with it."""
-    from skipguide.lab import judge
+    from skipguide.lab import readers
 
-    if not judge.knows_model(pipe):
+    reader = readers.reader_of(pipe)
+    if reader is None:
         return lambda frames: None
-    judge.load_judge()  # now, so that a missing file shows before the work is done
-    return judge.read
+    reader.load()  # now, so that a missing file shows before the work is done
+    return reader.read
 
 
 # --- what it says ---------------------------------------------------------------------------------
@@ -301,6 +304,4 @@ def _print_table(runs: Sequence[ComparisonColumn]) -> None:
 def _reading(column: ComparisonColumn) -> list[str]:
     """Return the cell with what the judge read; none where it read nothing."""
     words = column.judge
-    return (
-        [] if words is None else [" ".join(words[name] for name in ("colour", "shape", "motion"))]
-    )
+    return [] if words is None else [" ".join(words[name] for name in _READ if name in words)]

@@ -47,7 +47,7 @@ class ComparisonColumn:
     method: str
     record: PlainData  # without the image
     image: dict[str, str] | None  # of the record; all runs have the same
-    judge: dict[str, str] | None  # what the lab's judge reads in the video: shape, colour, motion
+    judge: dict[str, str] | None  # what the lab's judge reads in the video, by what it is of
     clip: Path
 
     def row(self) -> PlainData:

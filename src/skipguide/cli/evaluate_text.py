@@ -231,14 +231,19 @@ def _lab_hint(
     found: Titled, not_run: Sequence[UnavailableMetric], command: Command
 ) -> Iterator[Line]:
     """Say how clips of the lab's models are measured, whose judge comes with the package."""
+    from skipguide.lab import readers
+
     others = [one.metric for one in not_run if one.needs and ":" in one.metric]
-    if not others or not all(title.startswith("lab-") for title, _ in found):
+    models = [title.split(" ")[0] for title, _ in found]
+    known = [readers.OF_MODEL.get(model) for model in models]
+    reader = known[0] if known else None
+    if not others or reader is None or any(one is not reader for one in known):
         return
-    metrics = [f"{name.partition(':')[0]}:judge" for name in others]
+    metrics = [f"{name.partition(':')[0]}:{reader.name}" for name in others]
     by_other = any(_files(one.needs) for one in not_run if one.metric in others)
     what = "or by the judge of the lab, which comes with the package"
     yield "dim", f"{what if by_other else 'with real clips of the lab'}:"
     if command.reference is None:
-        model = found[0][0].removeprefix("lab-").split()[0]
+        model = models[0].removeprefix("lab-")
         yield "dim", f"  skipguide lab clips DIR --model {model}"
     yield "dim", f"  {command.line(metrics, [] if command.reference else ['reference'])}"

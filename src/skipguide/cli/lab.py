@@ -16,8 +16,8 @@ from skipguide.method.protocols import PlainData
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
 
-MODELS = ("mochi", "svd", "opensora")
-Model = Annotated[str, typer.Argument(help="mochi, svd or opensora.")]
+MODELS = ("mochi", "mochi-2", "svd", "opensora")
+Model = Annotated[str, typer.Argument(help="mochi, mochi-2, svd or opensora.")]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -71,24 +71,24 @@ def score(
     clips: Annotated[int, typer.Option(min=2, help="Generated clips per setting.")] = 512,
     guidance_scale: Annotated[
         list[float] | None,
-        typer.Option(help="mochi, opensora: CFG scales to try.", show_default="1 2 3 4.5"),
+        typer.Option(help="All but svd: CFG scales to try.", show_default="1 2 3 4.5"),
     ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
             help=(
-                "mochi, opensora (spatial:4; several: spatial:4,temporal:4): also CFG + STG with"
-                " each of these. svd: the layers to skip."
+                "mochi, mochi-2, opensora (spatial:4; several: spatial:4,temporal:4): also CFG +"
+                " STG with each of these. svd: the layers to skip."
             ),
             show_default="svd: up:0",
         ),
     ] = None,
     stg_scale: Annotated[
-        float, typer.Option(help="mochi, opensora: scale for --layers. svd: of STG-R.")
+        float, typer.Option(help="Scale for --layers; of svd that of STG-R.")
     ] = 1.0,
     skip: Annotated[
         str | None,
-        typer.Option(help="mochi, opensora: of --layers: attention.", show_default="residual"),
+        typer.Option(help="All but svd: of --layers: attention.", show_default="residual"),
     ] = None,
     spatial_scale: Annotated[
         float | None, typer.Option(help="svd: of the spatial term.", show_default="2")
@@ -103,7 +103,8 @@ def score(
 ) -> None:
     """Measure a lab model.
 
-    Reconstruction, the judge on real clips, and what the judge reads in generated ones.
+    Reconstruction, the judge on real clips, and what the judge reads in generated ones. Of mochi-2
+    each setting runs on prompts that name everything, half of it, and nothing.
     """
     _check_model(model)
     check_outputs([out] if out else [], overwrite)
@@ -134,7 +135,7 @@ def score(
         scores = score_text.score(
             folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _print_note, model
         )
-        table = score_text.format_table(scores)
+        table = score_text.format_table(scores, model)
     console.print_result(table, scores, as_json)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -198,8 +199,18 @@ def clips(
         Path, typer.Argument(metavar="DIR", help="A new folder.", parser=parse_folder)
     ],
     model: Annotated[
-        str, typer.Option(help="mochi, svd, opensora: clips as long and fast as its.")
+        str, typer.Option(help="mochi, mochi-2, svd, opensora: clips as long and fast as its.")
     ] = "mochi",
+    named: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "mochi-2: what the captions name: closed (all), half (at random, as in training)"
+                " or open (nothing)."
+            ),
+            show_default="half",
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Of clips, each of another scene.")] = 256,
     size: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and captions.")] = 0,
@@ -220,7 +231,9 @@ def clips(
     """
     from skipguide.lab import real_clips
 
-    order = real_clips.Order(folder, model.removeprefix("lab-"), count, seed, size, first_frames)
+    order = real_clips.Order(
+        folder, model.removeprefix("lab-"), count, seed, size, first_frames, named
+    )
     done = 0
     for done in real_clips.write(order):
         if done % 100 == 0:
@@ -228,7 +241,7 @@ def clips(
     captions = folder / real_clips.CAPTIONS
     text = (
         f"{folder}: {done} clips, captions in {captions}; compare with them: skipguide evaluate"
-        f" VIDEOS --reference {folder} --features judge"
+        f" VIDEOS --reference {folder} --features {order.world.reader.name}"
     )
     told: PlainData = {"folder": str(folder), "clips": done, "captions": str(captions)}
     frames = None if first_frames is None else str(first_frames)
@@ -308,14 +321,15 @@ def _training_folder(model: str, folder: Path | None) -> Path:
 def _parse_layers(model: str, layers: str) -> tuple[int | str, ...]:
     """Parse the layers that one row of the scores skips.
 
-    They are the number of a block of lab-mochi, or one or more addresses of the other models.
+    They are the number of a block of lab-mochi or lab-mochi-2, or one or more addresses of the
+    other models.
     """
     from skipguide.method.parsing import parse_layers
 
     found = parse_layers(layers)
-    if model == "mochi" and not (len(found) == 1 and isinstance(found[0], int)):
+    if model in ("mochi", "mochi-2") and not (len(found) == 1 and isinstance(found[0], int)):
         raise ValueError(
-            f"layers of lab-mochi must be numbers, but got {layers}. Write --layers 5."
+            f"layers of lab-{model} must be numbers, but got {layers}. Write --layers 5."
         )
     return found
 

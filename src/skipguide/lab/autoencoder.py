@@ -77,7 +77,9 @@ class AutoencoderSpec:
     decode: Callable[
         [VideoAutoencoder, Tensor, int], Tensor
     ]  # takes latents and the number of frames
-    normalise: Callable[[VideoAutoencoder, Tensor], None]  # write the scale to the config
+    normalise: Callable[
+        [VideoAutoencoder, Tensor], None
+    ]  # so that pipelines get latents of deviation 1
     schedule: training_loop.Schedule
     crops: int  # per step
     crop_frames: int
@@ -186,9 +188,28 @@ OPEN_MOCHI_CONFIG: PlainData = {
     "latents_mean": (0.0,) * OPEN_CHANNELS,
     "latents_std": (1.0,) * OPEN_CHANNELS,
 }
+
+
+@torch.no_grad()
+def fold_deviations(vae: Any, frames: Tensor) -> None:
+    """Scale each latent channel to deviation 1, in the layers that make and take latents.
+
+    MochiPipeline scales by the config, but 12 channels only (`.view(1, 12, 1, 1, 1)`), and without
+    `latents_mean` and `latents_std` it takes latents as they are. The means stay: the encoder's
+    last layer has no bias. So does the deviation of the posterior, from which nothing is drawn
+    after the training.
+    """
+    latents = torch.cat([vae.encode(f).latent_dist.mean for f in frames.split(16)])
+    std = latents.std((0, 2, 3, 4))
+    vae.encoder.proj_out.weight[: len(std)] /= std[:, None]
+    vae.decoder.conv_in.weight *= std.view(1, -1, 1, 1, 1)
+    vae.register_to_config(latents_mean=None, latents_std=None)
+
+
 OPEN_MOCHI = dataclasses.replace(
     MOCHI,
     build=functools.partial(_build_mochi, OPEN_MOCHI_CONFIG),
+    normalise=fold_deviations,
     schedule=dataclasses.replace(MOCHI.schedule, steps=5600),
     is_open=True,
 )

@@ -7,19 +7,15 @@ penultimate features are the lab's Frechet features.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 
 from skipguide.files import packaged
 from skipguide.lab import training_loop, world
-from skipguide.method.protocols import Pipeline
 
 Tensor = torch.Tensor
 HEADS = {"shape": world.SHAPES, "colour": tuple(world.COLOURS), "motion": world.MOTIONS}
@@ -152,51 +148,6 @@ def load_judge() -> Judge:
     judge = Judge()
     judge.load_state_dict(load_file(packaged.packaged_path("judge") / "judge.safetensors"))
     return judge.eval()
-
-
-def knows_model(pipe: Pipeline) -> bool:
-    """Return whether a pipeline makes videos of the world that the judge knows.
-
-    That is so for the packaged models, and for those that somebody trained by the same recipes:
-    their denoisers have the same configuration."""
-    return any(_is_built_like(pipe, name) for name in packaged.NAMES)
-
-
-def _is_built_like(pipe: Pipeline, name: str) -> bool:
-    try:
-        folder = packaged.packaged_path(name)
-    except FileNotFoundError:  # installed without the weights
-        return False
-    for part in ("transformer", "unet"):
-        path, model = folder / part / "config.json", getattr(pipe, part, None)
-        if model is not None and path.is_file():
-            wanted = json.loads(path.read_text(encoding="utf-8"))
-            own = json.loads(json.dumps(dict(model.config)))
-            own["_class_name"] = type(model).__name__
-            names = [name for name in wanted if name == "_class_name" or name[0] != "_"]
-            return all(own.get(name) == wanted[name] for name in names)
-    return False
-
-
-def read(frames: NDArray[np.uint8]) -> dict[str, str]:
-    """Return the words that the judge reads in one clip; the arguments are `read_logits`'."""
-    logits = read_logits(frames)
-    return {name: words[int(logits[name].argmax())] for name, words in HEADS.items()}
-
-
-@torch.no_grad()
-def read_logits(frames: NDArray[np.uint8]) -> dict[str, Tensor]:
-    """Return the logits `(1, words)` of each head for one clip.
-
-    Args:
-        frames: `(F, H, W, 3)` uint8 array; sizes other than 64x64 are resized, lengths other than
-            19 resampled in time.
-    """
-    clip = torch.as_tensor(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    wanted = (world.NUM_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE)
-    if clip.shape[2:] != wanted:
-        clip = F.interpolate(clip, size=wanted, mode="trilinear", align_corners=False)
-    return load_judge()(clip)[0]
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

@@ -44,14 +44,16 @@ def make_encoder(
     pipelines.
 
     Latents are float16 with mean 0 and deviation 1. Their autoencoders keep one mean and one
-    deviation for each channel in the config.
+    deviation for each channel in the config; where they keep none, latents are taken as they are.
 
     Args:
         dtype: in which it computes; None is what is faster here.
     """
     dtype = dtype or training_loop.faster_dtype(device)
+    usual = {"latents_mean": 0.0, "latents_std": 1.0}
     mean, std = (
-        torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std")
+        torch.tensor(value if vae.config[name] is None else vae.config[name]).view(1, -1, 1, 1, 1)
+        for name, value in usual.items()
     )
 
     @torch.no_grad()

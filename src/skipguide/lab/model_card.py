@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from skipguide.lab import (
     autoencoder,
     judge,
     mochi,
+    open_captions,
+    open_judge,
+    open_world,
     opensora,
     score_svd,
     score_text,
@@ -27,12 +31,13 @@ from skipguide.method.protocols import PlainData
 
 # its name, its class, its file in the pipeline, what a step trains on
 Part = tuple[str, str, str, str]
-# model -> stage that trains the part -> part; a stage with a comma trains several parts
-PARTS: dict[str, dict[str, Part]] = {
-    "mochi": {
+
+
+def _mochi_parts(kind: autoencoder.AutoencoderSpec) -> dict[str, Part]:
+    return {
         "autoencoder": (
             "autoencoder", "AutoencoderKLMochi", "vae/diffusion_pytorch_model",
-            f"{autoencoder.MOCHI.crops} crops of {autoencoder.CROP} px a step, then whole frames",
+            f"{kind.crops} crops of {autoencoder.CROP} px a step, then whole frames",
         ),
         "transformer": (
             "transformer", "MochiTransformer3DModel", "transformer/diffusion_pytorch_model",
@@ -42,7 +47,29 @@ PARTS: dict[str, dict[str, Part]] = {
             "text encoder", "T5EncoderModel", "text_encoder/model",
             f"{mochi.BATCH_SIZE} captions a step"
         ),
-    },
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PackedJudge:
+    """The judge that comes with a model: its file in the training, its class and batches."""
+
+    file: str
+    packed: str  # its folder in the package
+    kind: str
+    batch: int
+
+
+JUDGES = {
+    "mochi": PackedJudge("judge.safetensors", "judge", "Judge", judge.BATCH_SIZE),
+    "mochi-2": PackedJudge(
+        "open-judge.safetensors", "open-judge", "OpenJudge", open_judge.BATCH_SIZE
+    ),
+}
+# model -> stage that trains the part -> part; a stage with a comma trains several parts
+PARTS: dict[str, dict[str, Part]] = {
+    "mochi": _mochi_parts(autoencoder.MOCHI),
+    "mochi-2": _mochi_parts(autoencoder.OPEN_MOCHI),
     "svd": {
         "autoencoder": (
             "autoencoder", "AutoencoderKLTemporalDecoder", "vae/diffusion_pytorch_model",
@@ -80,25 +107,25 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     """Copy a finished training into the package and write its card, also into `docs` if given.
 
     Args:
-        model: "mochi", "svd" or "opensora"; the judge comes with mochi.
+        model: a key of PARTS; with some of them comes a judge (JUDGES).
         folder: of the training; needs pipeline, history.jsonl and scores.json (`lab score --out`),
-            and for mochi judge.safetensors.
+            and the file of the judge.
         machine: kind of machine that trained it, for the card.
 
     Raises:
         ValueError: if a part is missing.
     """
-    name, reads = f"lab-{model}", model == "mochi"
+    name, reader = f"lab-{model}", JUDGES.get(model)
     training_loop.require_files(
         folder,
         "pipeline/model_index.json",
-        *(["judge.safetensors"] if reads else []),
+        *([reader.file] if reader else []),
         "history.jsonl",
         "scores.json",
     )
     # The card comes first, because it fails if the scores belong to another model.
     text = build_card(model, folder, machine)
-    target, reader = packaged.WEIGHTS / name, packaged.WEIGHTS / "judge"
+    target = packaged.WEIGHTS / name
     with training_loop.atomic_path(target.with_name(f"{name}.new")) as part:
         shutil.copytree(folder / "pipeline", part)
         _strip_local_paths(part)
@@ -106,16 +133,20 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
         (part / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     target.with_name(f"{name}.new").rename(target)
-    if reads:
-        reader.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
+    made = [target]
+    if reader:
+        made.append(packaged.WEIGHTS / reader.packed)
+        made[-1].mkdir(parents=True, exist_ok=True)
+        with training_loop.atomic_path(made[-1] / "judge.safetensors") as part:
+            shutil.copyfile(folder / reader.file, part)
     # safetensors makes its files readable by the owner only.
     for path in packaged.WEIGHTS.rglob("*.safetensors"):
         path.chmod(0o644)
     if docs:
         docs.mkdir(parents=True, exist_ok=True)
-        (docs / f"{name}.md").write_text(text, encoding="utf-8")
-    return [target, *([reader] if reads else []), *([docs / f"{name}.md"] if docs else [])]
+        made.append(docs / f"{name}.md")
+        made[-1].write_text(text, encoding="utf-8")
+    return made
 
 
 def build_card(model: str, folder: Path, machine: str) -> str:
@@ -141,7 +172,7 @@ def build_card(model: str, folder: Path, machine: str) -> str:
         curve=_training_curve(history),
     )
     fields = _svd_fields(scores) if model == "svd" else _text_fields(model, scores)
-    return template.format(**common, **fields)
+    return template.format(**{**common, **fields})
 
 
 def _svd_fields(scores: PlainData) -> dict[str, object]:
@@ -153,22 +184,34 @@ def _svd_fields(scores: PlainData) -> dict[str, object]:
     )  # fmt: skip
 
 
+# The fields of the cards of the text-to-video models, beside those that are measured.
+_TEXT_FIELDS: dict[str, dict[str, object]] = {
+    "mochi": dict(frames=world.NUM_FRAMES, clips=mochi.CLOSED.num_clips),
+    "mochi-2": dict(
+        frames=world.NUM_FRAMES, clips=mochi.OPEN.num_clips, most=open_world.MOST_OBJECTS,
+        shapes=" or ".join(open_world.SHAPES), textures=", ".join(open_world.TEXTURES),
+        slots=", ".join(open_world.SLOTS), nothing=open_captions.NOTHING_NAMED,
+        backgrounds=", ".join(open_world.BACKGROUNDS), cameras=", ".join(open_world.CAMERAS),
+        snapshots=" and ".join(map(str, mochi.OPEN.schedule.snapshots)),
+    ),
+    "opensora": dict(
+        frames=opensora.FRAMES, clips=text_to_video.NUM_CLIPS, empty=opensora.EMPTY_SHARE,
+        given=opensora.GIVEN_SHARE, channels=autoencoder.OPENSORA_CONFIG["latent_channels"],
+        scored=opensora.SCORED_SHARE, aesthetic=opensora.AESTHETIC_SCORE,
+        pairs=opensora.TRANSFORMER["num_layers"],
+    ),
+}  # fmt: skip
+
+
 def _text_fields(model: str, scores: PlainData) -> dict[str, object]:
     read = scores["judge_accuracy_reconstructed"]
-    common = dict(
-        table=score_text.format_table(scores),
+    return dict(
+        table=score_text.format_table(scores, model),
         ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items()),
         fps=world.FPS,
         dropout=text_to_video.CAPTION_DROPOUT,
-        clips=text_to_video.NUM_CLIPS,
+        **_TEXT_FIELDS[model],
     )
-    if model == "mochi":
-        return dict(**common, frames=world.NUM_FRAMES)
-    return dict(
-        **common, frames=opensora.FRAMES, empty=opensora.EMPTY_SHARE, given=opensora.GIVEN_SHARE,
-        channels=autoencoder.OPENSORA_CONFIG["latent_channels"], scored=opensora.SCORED_SHARE,
-        aesthetic=opensora.AESTHETIC_SCORE, pairs=opensora.TRANSFORMER["num_layers"],
-    )  # fmt: skip
 
 
 def _strip_local_paths(pipeline: Path) -> None:
@@ -200,10 +243,10 @@ def _parts_table(model: str, folder: Path, history: list[PlainData]) -> str:
         time = f"with the {PARTS[model][together][0]}" if too else trained(stage)
         size = parameters(folder / "pipeline" / file)
         rows.append(f"| {name} | {kind} | {size} | {time} | {on} |")
-    if model == "mochi":
-        reader = parameters(folder / "judge")
+    if reader := JUDGES.get(model):
+        size = parameters(folder / reader.file.removesuffix(".safetensors"))
         rows.append(
-            f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |"
+            f"| judge | {reader.kind} | {size} | {trained('judge')} | {reader.batch} clips a step |"
         )
     return "\n".join(rows)
 

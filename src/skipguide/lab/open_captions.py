@@ -16,8 +16,8 @@ from skipguide.lab.open_world import (
     OpenScenes,
 )
 
-_NOTHING_NAMED = 0.1  # of captions
-_NAMED = 0.5 / (1 - _NOTHING_NAMED)  # chance of each thing in the others, so that half name it
+NOTHING_NAMED = 0.1  # of captions
+_NAMED = 0.5 / (1 - NOTHING_NAMED)  # chance of each thing in the others, so that half name it
 ANYTHING = ("something", "an object", "a thing")
 CLIPS = ("a clip", "a video")
 ALONE = ("alone", "and nothing else")
@@ -67,7 +67,7 @@ def _caption(words: dict[str, str], rng: random.Random, named: Collection[str] |
 
 def draw_named(rng: random.Random) -> frozenset[str]:
     """Draw the slots that a caption names."""
-    if rng.random() < _NOTHING_NAMED:
+    if rng.random() < NOTHING_NAMED:
         return frozenset()
     return frozenset(slot for slot in SLOTS if rng.random() < _NAMED)
 

@@ -3,18 +3,20 @@
     skipguide tune --model lab-mochi --metric skipguide.lab.prompt_metric:probability ...
 
 Only words that the prompt names count: shape, colour and motion of the object that moves. Of two
-objects it is the one that is named first.
+objects it is the one that is named first. For the world of lab-mochi-2 there is
+`open_prompt_metric`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skipguide.lab import judge, world
+from skipguide.lab import judge, readers, world
 
 Frames = NDArray[np.uint8]
 
@@ -31,8 +33,7 @@ def right(frames: Frames, prompt: str | None, fps: float | None = None) -> float
     Raises:
         ValueError: if the prompt names no shape, colour or motion.
     """
-    asked, seen = _asked(prompt), judge.read(frames)
-    return float(all(seen[name] == word for name, word in asked.items()))
+    return float(are_read(readers.CLOSED, frames, _asked(prompt)))
 
 
 def likelihood(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
@@ -41,7 +42,7 @@ def likelihood(frames: Frames, prompt: str | None, fps: float | None = None) -> 
     It is 0 at best, -2 for guesses among eight, and -10 for a word that is surely wrong, so that a
     few clips carry its mean. Arguments and errors are those of `right`.
     """
-    return float(torch.stack(_log_chances(frames, prompt)).mean())
+    return float(log_chances(readers.CLOSED, frames, _asked(prompt)).mean())
 
 
 def probability(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
@@ -50,15 +51,24 @@ def probability(frames: Frames, prompt: str | None, fps: float | None = None) ->
     It says more of a clip than `right`, and one that is surely wrong does not weigh more than the
     others, as it does in `likelihood`. Arguments and errors are those of `right`.
     """
-    return float(torch.stack(_log_chances(frames, prompt)).sum().exp())
+    return float(log_chances(readers.CLOSED, frames, _asked(prompt)).sum().exp())
 
 
-def _log_chances(frames: Frames, prompt: str | None) -> list[torch.Tensor]:
-    asked, logits = _asked(prompt), judge.read_logits(frames)
-    return [
-        logits[name].double().log_softmax(1)[0, judge.HEADS[name].index(word)]
-        for name, word in asked.items()
-    ]
+def are_read(reader: readers.Reader, frames: Frames, words: Mapping[str, str]) -> bool:
+    """Tell whether a judge reads all of these words, by heads, in a clip."""
+    seen = reader.read(frames)
+    return all(seen[name] == word for name, word in words.items())
+
+
+def log_chances(reader: readers.Reader, frames: Frames, words: Mapping[str, str]) -> torch.Tensor:
+    """Return the logarithm of the chance that a judge gives each of these words, by heads."""
+    logits = reader.logits(frames)
+    return torch.stack(
+        [
+            logits[name].double().log_softmax(1)[0, reader.heads[name].index(word)]
+            for name, word in words.items()
+        ]
+    )
 
 
 def _asked(prompt: str | None) -> dict[str, str]:
@@ -80,26 +90,27 @@ def named_words(prompt: str) -> dict[str, str]:
     text = prompt.lower()
     found: dict[str, str] = {}
     if shape := re.search(
-        rf"(?:\b({_any(judge.HEADS['colour'])}) )?\b({_any(world.SHAPES)})\b", text
+        rf"(?:\b({any_of(judge.HEADS['colour'])}) )?\b({any_of(world.SHAPES)})\b", text
     ):
         found["shape"] = shape[2]
         if shape[1]:
             found["colour"] = shape[1]
-    elif colour := re.search(rf"\b({_any(judge.HEADS['colour'])})\b(?! background)", text):
+    elif colour := re.search(rf"\b({any_of(judge.HEADS['colour'])})\b(?! background)", text):
         found["colour"] = colour[1]
-    if motion := _motion(text):
-        found["motion"] = motion
+    if phrase := find_motion(text):
+        found["motion"] = MOTIONS[phrase]
     return found
 
 
-def _any(words: tuple[str, ...]) -> str:
+def any_of(words: Iterable[str]) -> str:
+    """Return a regular expression that matches any of these words."""
     return "|".join(words)
 
 
-def _motion(text: str) -> str | None:
-    """Return the motion with the longest phrase in a text: "bouncing up and down" is no "down"."""
-    phrases = [(phrase, name) for name, known in world.MOTION_PHRASES.items() for phrase in known]
-    for phrase, name in sorted(phrases, key=lambda pair: -len(pair[0])):
-        if re.search(rf"\b{phrase}\b", text):
-            return name
-    return None
+MOTIONS = {phrase: name for name, known in world.MOTION_PHRASES.items() for phrase in known}
+
+
+def find_motion(text: str) -> str | None:
+    """Return the longest phrase of a motion in a text: all of "spinning on the spot"."""
+    phrases = sorted(MOTIONS, key=len, reverse=True)
+    return next((phrase for phrase in phrases if re.search(rf"\b{phrase}\b", text)), None)

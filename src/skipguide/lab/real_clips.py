@@ -1,7 +1,8 @@
 """A folder of real clips of the lab's world, as long and as fast as those of a lab model.
 
-They are a reference for metrics that compare two sets. Each clip is another scene with one object,
-of all combinations; the table beside them has its caption, so that it is a file of prompts too.
+They are a reference for metrics that compare two sets. Each clip is another scene, of all
+combinations, with one object except in the open world; the table beside them has its caption, so
+that it is a file of prompts too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from skipguide.files import folders, video
-from skipguide.lab import world
+from skipguide.lab import open_captions, world, worlds
+from skipguide.lab.open_captions import Caption
 
 CAPTIONS = "captions.csv"
 LEAST_SIZE, MOST_SIZE = 16, 1024
@@ -27,17 +30,25 @@ _BATCH = 32  # clips in memory at a time
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """The length and speed of the clips of a lab model, and the part of a path that they show."""
+    """The length and speed of the clips of a lab model, and what they show.
+
+    Args:
+        frames, fps: of a clip.
+        spans: whether a clip shows parts of the path of an object, not all of it.
+        world: of the scenes.
+    """
 
     frames: int
     fps: int
     spans: bool = False
+    world: worlds.World = worlds.CLOSED
 
 
 # Written out, because the modules of the models import diffusers, which takes seconds;
 # tests/lab/test_real_clips.py compares them with theirs.
 FORMATS = {
     "mochi": ClipFormat(world.NUM_FRAMES, world.FPS),
+    "mochi-2": ClipFormat(world.NUM_FRAMES, world.FPS, world=worlds.OPEN),
     "svd": ClipFormat(14, 7, spans=True),
     "opensora": ClipFormat(17, world.FPS),
 }
@@ -54,6 +65,7 @@ class Order:
         seed: of the scenes and captions.
         size: pixels a side, even.
         first_frames: a new folder for the first frame of each clip, to start videos from.
+        named: what the captions of mochi-2 name, a key of its world's prompts; None is "half".
     """
 
     folder: Path
@@ -62,12 +74,14 @@ class Order:
     seed: int = 0
     size: int = world.FRAME_SIZE
     first_frames: Path | None = None
+    named: str | None = None
 
     def __post_init__(self) -> None:
         if self.model not in FORMATS:
             raise ValueError(
                 f"model must be one of {', '.join(FORMATS)}, but got {self.model!r}. Choose one."
             )
+        _check_named(self)
         if not 1 <= self.count <= MOST_CLIPS:
             raise ValueError(
                 f"count must be 1 to {MOST_CLIPS}, but got {self.count}. Choose such a number; more"
@@ -87,6 +101,26 @@ class Order:
         if self.first_frames is not None:
             _check_folder("--first-frames", self.first_frames)
         _check_space(self)
+
+    @property
+    def world(self) -> worlds.World:
+        """The world of the clips."""
+        return FORMATS[self.model].world
+
+
+def _check_named(order: Order) -> None:
+    kinds = order.world.prompts
+    if order.named is None or (len(kinds) > 1 and order.named in kinds):
+        return
+    if len(kinds) > 1:
+        raise ValueError(
+            f"what captions name must be {', '.join(kinds)}, but got {order.named!r}. Choose one."
+        )
+    open_ones = ", ".join(name for name, form in FORMATS.items() if len(form.world.prompts) > 1)
+    raise ValueError(
+        f"captions leave out things only in the world of {open_ones}, but got --named"
+        f" {order.named} for {order.model}. Leave it out, or pass --model {open_ones}."
+    )
 
 
 def _is_within(inner: Path, outer: Path) -> bool:
@@ -119,8 +153,8 @@ def write(order: Order) -> Generator[int, None, None]:
 
     They are made in folders beside their own, which take their names when all is complete.
     """
-    scenes = world.sample_scenes(order.count, order.seed, "all", second_share=0.0)
-    captions = world.captions(scenes, order.seed)
+    scenes = order.world.draw_prompted(order.count, order.seed)
+    captions = _captions(order, scenes)
     parts = {folder: _part(folder) for folder in (order.folder, order.first_frames) if folder}
     try:
         for part in parts.values():
@@ -137,25 +171,33 @@ def write(order: Order) -> Generator[int, None, None]:
             shutil.rmtree(part, ignore_errors=True)
 
 
+def _captions(order: Order, scenes: Any) -> list[Caption]:
+    """Return captions as prompts: the empty one, which a file of prompts cannot hold, has words."""
+    kinds = order.world.prompts
+    named = kinds[order.named] if order.named else None
+    found = order.world.caption(scenes, order.seed, named)
+    return [Caption(one.text or open_captions.CLIPS[0], one.named) for one in found]
+
+
 def _part(folder: Path) -> Path:
     full = folder.absolute()
     return full.with_name(f".{full.name}.part")
 
 
 def _write_clips(
-    order: Order, scenes: world.Scenes, captions: list[str], parts: dict[Path, Path]
+    order: Order, scenes: Any, captions: list[Caption], parts: dict[Path, Path]
 ) -> Iterator[int]:
-    form, attributes = FORMATS[order.model], list(scenes.attributes())
+    form, words = FORMATS[order.model], order.world.describe(scenes)
     spans = world.draw_spans(order.count, order.seed) if form.spans else None
     for start in range(0, order.count, _BATCH):
         which = slice(start, start + _BATCH)
-        span = None if spans is None else spans[which]
-        clips = world.render(scenes[which], form.frames, order.size, span)
+        span = [] if spans is None else [spans[which]]
+        clips = form.world.render(scenes[which], form.frames, order.size, *span)
         pixels = ((clips + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1)
         for i, frames in enumerate(pixels, start):
             record = {
-                "what": "a real clip of skipguide.lab's world", "prompt": captions[i],
-                "seed": order.seed, "number": i, "scene": attributes[i],
+                "what": "a real clip of skipguide.lab's world", "prompt": captions[i].text,
+                "seed": order.seed, "number": i, "scene": words[i],
             }  # fmt: skip
             video.write(parts[order.folder] / clip_name(i), frames.numpy(), form.fps, record)
             if order.first_frames is not None:
@@ -178,16 +220,22 @@ def _write_frame(path: Path, frame: torch.Tensor) -> None:
     Image.fromarray(frame.numpy()).save(path, format="PNG")
 
 
-def _write_captions(order: Order, scenes: world.Scenes, captions: list[str], folder: Path) -> None:
-    """Write the table of captions: `prompt` first, as files of prompts have it."""
+def _write_captions(order: Order, scenes: Any, captions: list[Caption], folder: Path) -> None:
+    """Write the table of captions: `prompt` first, as files of prompts have it.
+
+    Of the open world it has the words of all slots, and in `named` the slots that a caption names.
+    """
+    is_open = len(order.world.prompts) > 1
+    words, columns = order.world.describe(scenes), order.world.columns
     with (folder / CAPTIONS).open("w", newline="", encoding="utf-8") as file:
-        words = ("shape", "colour", "size", "motion", "background", "background_colour")
         first = ["prompt", *(["image"] if order.first_frames else []), "video"]
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*first, *words])
-        for i, attributes in enumerate(scenes.attributes()):
-            row = [captions[i], clip_name(i)]
+        writer.writerow([*first, *columns, *(["named"] if is_open else [])])
+        for i, (caption, own) in enumerate(zip(captions, words, strict=True)):
+            row = [caption.text, clip_name(i)]
             if order.first_frames is not None:
                 place = os.path.relpath(order.first_frames.absolute(), order.folder.absolute())
                 row.insert(1, f"{Path(place).as_posix()}/{_frame_name(i)}")
-            writer.writerow([*row, *(attributes[word] for word in words)])
+            named = [slot for slot in order.world.slots if slot in caption.named]
+            row += [own[name] for name in columns]
+            writer.writerow([*row, *([" ".join(named)] if is_open else [])])

@@ -218,7 +218,8 @@ def measure_clips(
 def _judge_clips(frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Judge clips of fewer than 19 frames, which the judge expects, by repeating some frames."""
     stretched = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
-    return scoring.judge_clips(judge.load_judge(), stretched)
+    reading = scoring.read_clips(judge.load_judge(), stretched)
+    return reading.words, reading.features
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

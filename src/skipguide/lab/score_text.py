@@ -6,8 +6,8 @@ distance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import nn
 
 from skipguide import STG, guide
 from skipguide.files import packaged
-from skipguide.lab import autoencoder, judge, training_loop, world
+from skipguide.lab import autoencoder, judge, open_judge, readers, training_loop, world, worlds
 from skipguide.method.protocols import PlainData
 from skipguide.method.terms import explicit_layers
 from skipguide.opensora import OpenSoraPipeline
@@ -31,18 +32,90 @@ SEED = 7 * 10**6
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The words that a judge reads in clips.
+
+    Args:
+        words: `(N,)` by head.
+        features: `(N, 128)`.
+        constant: `(N,)`, whether every frame has the same shape; None from a judge that does not
+            read single frames.
+    """
+
+    words: dict[str, Tensor]
+    features: Tensor
+    constant: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The shares of clips that are right which the scores of a world have.
+
+    Args:
+        together: the name of the share in which all words that the prompt names are right.
+        more: scenes, that of each clip, what was read -> further shares.
+        splits: of the clips on which the reconstruction is measured, and how they are called.
+        headings: of the columns of the table, by the names in a row of the scores.
+    """
+
+    together: str
+    more: Callable[[Any, Tensor, Reading], dict[str, float | None]]
+    splits: Mapping[str, str]
+    headings: Mapping[str, str]
+
+
+def _share_of_held_out(
+    scenes: world.Scenes, right: Tensor, reading: Reading
+) -> dict[str, float | None]:
+    held_out = world.is_held_out(scenes.shape, scenes.colour, scenes.motion)
+    return {"all_three_heldout": _share(right[held_out])}
+
+
+def _share_of_constant(scenes: Any, right: Tensor, reading: Reading) -> dict[str, float | None]:
+    return {} if reading.constant is None else {"constant": _share(reading.constant)}
+
+
+def _share(right: Tensor) -> float | None:
+    """Return the share of clips that are right, None of no clips."""
+    return round(right.float().mean().item(), 4) if len(right) else None
+
+
+CLOSED_SHARES = Shares(
+    "all_three",
+    _share_of_held_out,
+    {"train": "", "heldout": "held out "},
+    {name: name for name in worlds.CLOSED.slots}
+    | {"all_three": "all three", "all_three_heldout": "held out"},
+)
+OPEN_SHARES = Shares(
+    "all_named",
+    _share_of_constant,
+    {"unseen": ""},
+    {name: name for name in worlds.OPEN.slots}
+    | {"all_named": "all named", "constant": "constant shape"},
+)
+
+
+@dataclass(frozen=True)
 class ScoredModel:
     """The facts in which the lab models differ."""
 
     pipeline: type[DiffusionPipeline]
     kind: autoencoder.AutoencoderSpec
     call: PlainData  # arguments of a call, beside the prompts, CFG's scale and the noise
-    brings_judge: bool = False  # if not, the packaged judge is used
+    judge_file: str = ""  # of a training; without one the packaged judge is used
+    world: worlds.World = field(default=worlds.CLOSED, repr=False)
+    shares: Shares = field(default=CLOSED_SHARES, repr=False)
 
 
 MODELS = {
-    "mochi": ScoredModel(MochiPipeline, autoencoder.MOCHI, dict(max_sequence_length=32),
-        brings_judge=True),
+    "mochi": ScoredModel(
+        MochiPipeline, autoencoder.MOCHI, dict(max_sequence_length=32), "judge.safetensors"
+    ),
+    "mochi-2": ScoredModel(
+        MochiPipeline, autoencoder.OPEN_MOCHI, dict(max_sequence_length=32),
+        "open-judge.safetensors", worlds.OPEN, OPEN_SHARES,
+    ),
     "opensora": ScoredModel(
         OpenSoraPipeline, autoencoder.OPENSORA,
         dict(max_sequence_length=32, fps=world.FPS, aesthetic_score=None, clean_caption=False),
@@ -57,12 +130,13 @@ def score(
     """Measure the packaged model, or the one in a training folder.
 
     Every setting generates the same `clips` prompts from the same noise. Prompts name one object,
-    are phrased at random and come from all combinations, including held-out ones.
+    are phrased at random and come from all combinations, including held-out ones. In the open world
+    there are several kinds of prompts, by what they name, and rows of each.
 
     Args:
         terms: each is used alone, with the last CFG scale; all have one scale and skip.
     """
-    kind = MODELS[model].kind
+    row, kind, known = MODELS[model], MODELS[model].kind, MODELS[model].world
     pipe, reader = _load_pipeline(model, folder)
     for term in terms:
         guide(pipe, term).remove()  # fails early if a layer does not exist
@@ -72,26 +146,27 @@ def score(
         "clips": clips,
         "steps": STEPS,
         "psnr_db": {
-            split: round(autoencoder.psnr(pipe.vae, kind, split), 2)
-            for split in ("train", "heldout")
+            split: round(autoencoder.psnr(pipe.vae, kind, split), 2) for split in row.shares.splits
         },
-        "judge_accuracy": _judge_accuracy(reader, kind.frames),
-        "judge_accuracy_reconstructed": _score_reconstruction(pipe, reader, kind),
+        "judge_accuracy": _judge_accuracy(row, reader),
+        "judge_accuracy_reconstructed": _score_reconstruction(row, pipe, reader),
         "generated": [],
     }
-    scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
-    others = world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)
-    real = judge_clips(reader, world.render(others, kind.frames))[1]
-    found["frechet_real"] = round(
-        judge.frechet(judge_clips(reader, world.render(scenes, kind.frames))[1], real), 2
+    scenes, others = (known.draw_prompted(clips, seed) for seed in (SEED, SEED + 1))
+    same, real = (
+        read_clips(reader, known.render(drawn, kind.frames)).features for drawn in (scenes, others)
     )
+    found["frechet_real"] = round(judge.frechet(same, real), 2)
     settings = [(g, None) for g in guidance_scales] + [
         (guidance_scales[-1], term) for term in terms
     ]
-    for g, term in settings:
-        row = _score_setting(model, pipe, reader, scenes, real, g, term)
-        note(str(row))
-        found["generated"].append(row)
+    for prompts in known.prompts:
+        for g, term in settings:
+            scored = _score_setting(
+                model, pipe, reader, Prompts(scenes, prompts, row), real, g, term
+            )
+            note(str(scored))
+            found["generated"].append(scored)
     return found
 
 
@@ -109,97 +184,116 @@ def _join_layers(layers: Sequence[int | str]) -> str:
     return ",".join(map(str, layers))
 
 
-def _load_pipeline(model: str, folder: Path | None) -> tuple[DiffusionPipeline, judge.Judge]:
-    from safetensors.torch import load_file
-
+def _load_pipeline(model: str, folder: Path | None) -> tuple[DiffusionPipeline, nn.Module]:
     row = MODELS[model]
     if folder:
-        training_loop.require_files(
-            folder, "pipeline/model_index.json", *["judge.safetensors"] * row.brings_judge
-        )
+        brought = [row.judge_file] if row.judge_file else []
+        training_loop.require_files(folder, "pipeline/model_index.json", *brought)
     pipe = row.pipeline.from_pretrained(
         folder / "pipeline" if folder else packaged.packaged_path(f"lab-{model}")
     )
     pipe.set_progress_bar_config(disable=True)
-    reader = judge.Judge()
-    place = folder if folder and row.brings_judge else packaged.packaged_path("judge")
-    reader.load_state_dict(load_file(place / "judge.safetensors"))
-    return pipe, reader.eval()
+    own = folder / row.judge_file if folder and row.judge_file else None
+    return pipe, readers.load_weights(own) if own else row.world.reader.load()
 
 
 @torch.no_grad()
-def judge_clips(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return words and features of clips `(B, 3, F, H, W)`.
+def read_clips(reader: nn.Module, frames: Tensor) -> Reading:
+    """Let a judge read clips `(B, 3, F, H, W)`.
 
-    The judge expects 19 frames, so some frames of shorter clips are repeated.
+    It expects 19 frames, so some frames of shorter clips are repeated.
     """
     if frames.shape[2] != world.NUM_FRAMES:
         frames = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
-    parts = [reader(chunk) for chunk in frames.split(64)]
-    words = {
-        name: torch.cat([logits[name].argmax(1) for logits, _ in parts]) for name in judge.HEADS
-    }
-    return words, torch.cat([features for _, features in parts])
+    logits, features, *by_frame = zip(*(reader(chunk) for chunk in frames.split(64)), strict=True)
+    words = {name: torch.cat([part[name].argmax(1) for part in logits]) for name in logits[0]}
+    constant = [open_judge.is_constant(torch.cat(shapes)) for shapes in by_frame]
+    return Reading(words, torch.cat(features), *constant)
 
 
-def _share_right(words: dict[str, Tensor], scenes: world.Scenes) -> dict[str, float]:
-    return {
-        name: round((words[name] == getattr(scenes, name)).float().mean().item(), 4)
-        for name in judge.HEADS
-    }
+def _share_right(row: ScoredModel, reading: Reading, scenes: Any) -> dict[str, float | None]:
+    """Return the share of clips that each head reads right."""
+    truth = row.world.truth(scenes)
+    shares = {name: _share(reading.words[name] == right) for name, right in truth.items()}
+    constant = {} if reading.constant is None else {"constant": _share(reading.constant)}
+    return {**shares, **constant}
 
 
-def _judge_accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[str, float]:
-    """Return the share of real clips of `frames` frames that the judge reads right."""
-    if frames == world.NUM_FRAMES:
-        return judge.accuracy(reader)
-    scenes = world.sample_scenes(num, SEED + 3, "all")
-    return _share_right(judge_clips(reader, world.render(scenes, frames))[0], scenes)
+def _judge_accuracy(
+    row: ScoredModel, reader: nn.Module, num: int = 512
+) -> Mapping[str, float | None]:
+    """Return the share of real clips, as long as the model's, that the judge reads right."""
+    if row.kind.frames == world.NUM_FRAMES:
+        return row.world.accuracy(reader)
+    scenes = row.world.draw(num, SEED + 3)
+    return _share_right(row, read_clips(reader, row.world.render(scenes, row.kind.frames)), scenes)
 
 
 @torch.no_grad()
 def _score_reconstruction(
-    pipe: DiffusionPipeline, reader: judge.Judge, kind: autoencoder.AutoencoderSpec, num: int = 256
-) -> dict[str, float]:
+    row: ScoredModel, pipe: DiffusionPipeline, reader: nn.Module, num: int = 256
+) -> dict[str, float | None]:
     """Return what the judge reads after the autoencoder: the upper limit for generated clips."""
-    scenes = world.sample_scenes(num, SEED + 2, "all")
-    chunks = world.render(scenes, kind.frames).split(16)
+    scenes, kind = row.world.draw(num, SEED + 2), row.kind
+    chunks = row.world.render(scenes, kind.frames).split(16)
     made = [kind.decode(pipe.vae, kind.encode(pipe.vae, c).mean, kind.frames) for c in chunks]
-    return _share_right(judge_clips(reader, torch.cat(made))[0], scenes)
+    return _share_right(row, read_clips(reader, torch.cat(made)), scenes)
+
+
+class Prompts:
+    """The prompts of one kind, of one scene each.
+
+    Args:
+        kind: a key of the prompts of the model's world.
+    """
+
+    def __init__(self, scenes: Any, kind: str, row: ScoredModel) -> None:
+        self.scenes, self.kind, self.row = scenes, kind, row
+        self.captions = row.world.caption(scenes, SEED, row.world.prompts[kind])
+
+    def shares(self, reading: Reading) -> dict[str, float | None]:
+        """Return the shares of clips that are right, of those whose prompt names the word."""
+        truth, right, named = self.row.world.truth(self.scenes), {}, {}
+        for slot, heads in self.row.world.slots.items():
+            right[slot] = torch.stack([reading.words[head] == truth[head] for head in heads]).all(0)
+            named[slot] = torch.tensor([slot in caption.named for caption in self.captions])
+        together = torch.stack([right[slot] | ~named[slot] for slot in right]).all(0)
+        names_any = torch.stack(list(named.values())).any(0)
+        return {
+            **{slot: _share(right[slot][named[slot]]) for slot in right},
+            self.row.shares.together: _share(together[names_any]),
+            **self.row.shares.more(self.scenes, together, reading),
+        }
 
 
 def _score_setting(
     model: str,
     pipe: DiffusionPipeline,
-    reader: judge.Judge,
-    scenes: world.Scenes,
+    reader: nn.Module,
+    prompts: Prompts,
     real: Tensor,
     g: float,
     term: STG | None,
 ) -> PlainData:
-    prompts, videos = world.captions(scenes, SEED), []
+    texts, videos = [caption.text for caption in prompts.captions], []
     handle = guide(pipe, term) if term else None
     try:
-        for start in range(0, len(prompts), BATCH):
-            videos.append(generate(pipe, prompts[start : start + BATCH], g, SEED + start, model))
+        for start in range(0, len(texts), BATCH):
+            videos.append(generate(pipe, texts[start : start + BATCH], g, SEED + start, model))
     finally:
         if handle:
             handle.remove()
-    words, features = judge_clips(reader, torch.cat(videos))
-    held_out = world.is_held_out(scenes.shape, scenes.colour, scenes.motion)
-    right = torch.stack([words[name] == getattr(scenes, name) for name in judge.HEADS]).all(0)
-    row = {
+    reading = read_clips(reader, torch.cat(videos))
+    several = len(prompts.row.world.prompts) > 1
+    return {
+        **({"prompts": prompts.kind} if several else {}),
         "guidance_scale": g,
         "layers": explicit_layers(term) if term else [],
         "stg_scale": term.scale if term else 0.0,
         "skip": term.skip if term else None,
-        **_share_right(words, scenes),
+        **prompts.shares(reading),
+        "frechet": round(judge.frechet(reading.features, real), 2),
     }
-    row["all_three"] = round(right.float().mean().item(), 4)
-    row["all_three_heldout"] = (
-        round(right[held_out].float().mean().item(), 4) if held_out.any() else None
-    )
-    return {**row, "frechet": round(judge.frechet(features, real), 2)}
 
 
 def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "mochi") -> Tensor:
@@ -214,13 +308,17 @@ def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "m
     return frames.transpose(1, 2) * 2 - 1
 
 
-def format_table(scores: PlainData) -> str:
-    """Format the scores as Markdown."""
+def format_table(scores: PlainData, model: str = "mochi") -> str:
+    """Format the scores of a model as Markdown."""
+    shares = MODELS[model].shares
+    reconstruction = [
+        f"{name}{scores['psnr_db'][split]} dB" for split, name in shares.splits.items()
+    ]
+    several = len(MODELS[model].world.prompts) > 1
+    first = ["prompts"] * several
+    headings = [*first, "CFG", "STG layer, scale", *shares.headings.values(), "Frechet"]
     lines = [
-        (
-            f"- reconstruction: {scores['psnr_db']['train']} dB, held out"
-            f" {scores['psnr_db']['heldout']} dB"
-        ),
+        "- reconstruction: " + ", ".join(reconstruction),
         "- judge on real clips: "
         + ", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy"].items()),
         (
@@ -228,13 +326,13 @@ def format_table(scores: PlainData) -> str:
             f" {scores['frechet_real']}"
         ),
         "",
-        "| CFG | STG layer, scale | shape | colour | motion | all three | held out | Frechet |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
+        f"| {' | '.join(headings)} |",
+        "|---" * several + "|---:|---|" + "---:|" * (len(shares.headings) + 1),
     ]
     for r in scores["generated"]:
         kind = " attention" if r.get("skip") == "attention" else ""
         stg = f"{_join_layers(r['layers'])}{kind}, {r['stg_scale']:g}" if r["layers"] else "-"
-        values = [r[name] for name in (*judge.HEADS, "all_three", "all_three_heldout")]
-        shares = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"| {r['guidance_scale']:g} | {stg} | {shares} | {r['frechet']:.1f} |")
+        values = ["-" if r[name] is None else f"{r[name]:.3f}" for name in shares.headings]
+        cells = [*(r[name] for name in first), f"{r['guidance_scale']:g}", stg, *values]
+        lines.append(f"| {' | '.join(cells)} | {r['frechet']:.1f} |")
     return "\n".join(lines)

@@ -71,6 +71,7 @@ _NO_LICENCE = "none stated"
 
 WEIGHTS: dict[str, Weights] = {
     "judge": Weights(("judge.safetensors",), "this package", _APACHE, packaged="judge"),
+    "open-judge": Weights(("judge.safetensors",), "this package", _APACHE, packaged="open-judge"),
     "i3d": Weights(
         ("i3d_pretrained_400.pt",),
         "https://github.com/songweige/TATS, tats/fvd/: DeepMind's weights as a state dict",
@@ -150,6 +151,11 @@ EXTRACTORS: dict[str, Extractor] = {
         "all frames, in time the nearest of 19, 64 x 64, [-1, 1]; it knows the clips of"
         " skipguide.lab and no others",
         classes=384,
+    ),
+    "open-judge": Extractor(
+        "skipguide.metrics.networks.judge", ("open-judge",), None, 128,
+        "as for judge; it knows the clips of lab-mochi-2's world and no others",
+        classes=576,
     ),
 }  # fmt: skip
 

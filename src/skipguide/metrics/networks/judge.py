@@ -1,4 +1,7 @@
-"""The lab's judge as a feature extractor: packaged, small, and only useful for the lab's clips."""
+"""The lab's judges as feature extractors: packaged, small, and only useful for the lab's clips.
+
+The weights say which of the two it is: that of the world of lab-mochi, or of the open world.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
-from skipguide.lab import judge, world
+from skipguide.lab import readers, world
 from skipguide.metrics.networks.clips import prepare_clips
 
 Tensor = torch.Tensor
+CLASSES = ("shape", "colour", "motion")  # the heads whose words make up a class together
 
 
 def load(path: Path) -> nn.Module:
-    """Load the judge from a file that `skipguide lab train` wrote."""
-    model = judge.Judge()
-    model.load_state_dict(load_file(path))
-    return model.eval().requires_grad_(False)
+    """Load a judge from a file that `skipguide lab train` wrote."""
+    return readers.load_weights(path).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -33,7 +34,7 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
 
 @torch.no_grad()
 def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
-    """Return `(B, 384)`: the probability of every shape with every colour with every motion.
+    """Return `(B, classes)`: the probability of every shape with every colour and every motion.
 
     Clips are `(B, F, 3, H, W)` uint8; the three words are read independently.
     """
@@ -65,7 +66,7 @@ def embed(model: nn.Module, clips: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classify(model: nn.Module, clips: Tensor) -> Tensor:
-    """Return probabilities `(B, 384)` for prepared clips `(B, 19, 3, 64, 64)`."""
+    """Return probabilities `(B, classes)` of prepared clips `(B, 19, 3, 64, 64)`."""
     logits = model(clips.transpose(1, 2))[0]
-    shape, colour, motion = (logits[name].cpu().double().softmax(1) for name in judge.HEADS)
+    shape, colour, motion = (logits[name].cpu().double().softmax(1) for name in CLASSES)
     return torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)

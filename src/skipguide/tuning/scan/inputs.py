@@ -17,13 +17,21 @@ USUAL_PROMPTS = (
     "a red vintage car driving through a busy street in the rain at night, neon signs reflected on"
     " the asphalt",
 )
-# The world of the lab models has words of its own.
-LAB_PROMPTS = (
-    "a small red star orbiting over a blue background",
-    "a large yellow moon spinning over a purple background",
-    "a green cross bouncing on a striped brown background",
-    "an orange triangle moving left on a grey background",
-)
+# The worlds of the lab models have words of their own; by the name of the judge that knows them.
+LAB_PROMPTS = {
+    "judge": (
+        "a small red star orbiting over a blue background",
+        "a large yellow moon spinning over a purple background",
+        "a green cross bouncing on a striped brown background",
+        "an orange triangle moving left on a grey background",
+    ),
+    "open-judge": (
+        "a small red star orbiting next to a white ring over a wavy blue background",
+        "a large yellow moon spinning alone",
+        "a green heart on a striped brown background",
+        "something moving left",
+    ),
+}
 # Colours at the corners: top left, top right, bottom left, bottom right.
 _CORNERS = (
     ((40, 70, 130), (210, 160, 120), (25, 35, 50), (120, 90, 80)),
@@ -40,9 +48,10 @@ GRADIENT_NOTE = (
 
 def usual_prompts(pipe: Any) -> tuple[str, ...]:
     """Return prompts for a pipeline: of the lab's world for a model that knows no other."""
-    from skipguide.lab import judge
+    from skipguide.lab import readers
 
-    return LAB_PROMPTS if pipe is not None and judge.knows_model(pipe) else USUAL_PROMPTS
+    reader = None if pipe is None else readers.reader_of(pipe)
+    return USUAL_PROMPTS if reader is None else LAB_PROMPTS[reader.name]
 
 
 def gradient(number: int) -> Image.Image:
