@@ -25,14 +25,6 @@ NAMED_HEADS: dict[str, tuple[str, ...]] = {
     "second_shape": (*open_world.SHAPES, NOTHING),
     "second_colour": (*open_world.COLOURS, NOTHING),
 }
-SLOT_HEADS: dict[str, tuple[str, ...]] = {
-    "shape": ("shape",),
-    "colour": ("colour",),
-    "size": ("size",),
-    "motion": ("motion",),
-    "background": ("background_kind", "background_colour"),
-    "second": ("second_shape", "second_colour"),
-}  # by what captions name
 UNNAMED_HEADS: dict[str, tuple[str, ...]] = {
     "count": ("one", "two", "three"),
     "texture": open_world.TEXTURES,

@@ -206,7 +206,7 @@ class Results:
 
     def estimate(self, row: Row, name: str) -> Estimate | None:
         """Return a measure of a row; None if it has no clips, or nothing to compare them with."""
-        if over := MEASURES[name].over_real:
+        if over := self.measures[name].over_real:
             return self._over_real(row, over)
         clips = self.clips_of(row)
         if clips is None or not self._can_measure(name):
@@ -233,7 +233,7 @@ class Results:
 
     def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
         """Return a measure of a row minus that of another, on the prompts that both have."""
-        name = MEASURES[name].over_real or name  # the floor is the same for both
+        name = self.measures[name].over_real or name  # the floor is the same for both
         pair = (self.clips_of(row), self.clips_of(base))
         if pair[0] is None or pair[1] is None or not self._can_measure(name):
             return None

@@ -141,7 +141,7 @@ def load_clips(place: RecordFolder, row: Row, most: int) -> Clips | None:
 
 def read_cost(place: RecordFolder, row: Row, chunk: int) -> Cost:
     """Return what the clips of a record took."""
-    return _read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(row)))[1]
+    return _read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(place, row)))[1]
 
 
 @functools.lru_cache(maxsize=1 << 14)

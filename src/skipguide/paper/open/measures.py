@@ -81,6 +81,7 @@ def measures(kind: str) -> dict[str, Measure]:
     }  # fmt: skip
     common = {
         "frechet": Measure("Frechet", -1, 1, per_reference=_frechet),
+        "excess": Measure("excess", -1, 1, over_real="frechet"),
         "vendi": Measure("Vendi", 1, 2, per_set=lambda clips: vendi_score(clips.features)),
         "constant": Measure("shape constant", 1, 3, _column("constant"), share=True),
         "change": Measure("change a frame", 0, 4, _column("change")),

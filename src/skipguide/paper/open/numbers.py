@@ -72,13 +72,16 @@ def _measure_row(
     results: Results, named: Mapping[str, Row], row: Row, moments: Moments
 ) -> dict[str, Any]:
     values = {name: results.estimate(row, name) for name in results.measures}
-    values["excess"] = results.difference(row, named["real"], "frechet")
     less = {}
     for base in BASES:
         other = named[base]
         if row.source != "guided" or row == other or other.name not in results.clips:
             continue
-        less[base] = {name: results.difference(row, other, name) for name in results.measures}
+        less[base] = {
+            name: results.difference(row, other, name)
+            for name, one in results.measures.items()
+            if one.over_real is None
+        }
         mine, theirs, real = records.restrict_to_common(
             results.clips[one.name] for one in (row, other, named["real"])
         )

@@ -23,7 +23,6 @@ from skipguide.paper.tables import ARROWS, NOT_YET, format_estimate, markdown_ta
 from skipguide.stats.estimate import Estimate
 
 FIELD = re.compile(r"\[\[([^\[\]]+)\]\]")
-EXCESS = Measure("excess", -1, 1)
 
 
 def write(docs: Path) -> Path:
@@ -58,13 +57,8 @@ def _field(found: Numbers, words: Sequence[str]) -> str:
 
 
 def _known(setting: str) -> dict[str, Measure]:
-    """Return the measures of a setting, by name: "frechet" is followed by its excess."""
-    known: dict[str, Measure] = {}
-    for name, one in measures.measures(setting.partition("-")[0]).items():
-        known[name] = one
-        if name == "frechet":
-            known["excess"] = EXCESS
-    return known
+    """Return the measures of a setting, by name."""
+    return measures.measures(setting.partition("-")[0])
 
 
 def _format_gain(found: Numbers, setting: str, row: str, base: str, name: str) -> str:
@@ -88,7 +82,11 @@ def _table(found: Numbers, setting: str) -> Iterator[str]:
         return
     titles = [one.title + ARROWS[one.better] for one in known.values()]
     cells = [
-        [row["label"], *(_value(found, setting, name, one, known) for one in known), _passes(row)]
+        [
+            row["label"],
+            *(format_estimate(found.value(setting, name, one), known[one].digits) for one in known),
+            _passes(row),
+        ]
         for name, row in rows.items()
     ]
     yield from markdown_table(["", *titles, "passes"], cells)
@@ -99,12 +97,6 @@ def _table(found: Numbers, setting: str) -> Iterator[str]:
         if "cfg" in row["less"]
     ]
     yield from markdown_table(["", *titles], differences)
-
-
-def _value(found: Numbers, setting: str, row: str, name: str, known: dict[str, Measure]) -> str:
-    if row == "real" and name == "excess":
-        return "0"
-    return format_estimate(found.value(setting, row, name), known[name].digits)
 
 
 def _passes(row: dict[str, object]) -> str:

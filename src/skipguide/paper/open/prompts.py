@@ -8,15 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from skipguide.lab import open_captions, open_judge, open_world
+from skipguide.lab import open_captions, open_judge, open_world, worlds
 
 Tensor = torch.Tensor
-# what prompts of a kind name; None is each slot at random, as in the training
-KINDS: dict[str, tuple[str, ...] | None] = {
-    "closed": open_world.SLOTS,
-    "half": None,
-    "open": (),
-}
+KINDS = worlds.OPEN.prompts  # what prompts of a kind name; None is each slot at random
 POOL = 2048  # prompts of a kind; they do not depend on how many of them are used
 SEED = 13 * 10**6
 OTHER_SEED = SEED + 1  # of the real clips that sets are compared with
@@ -49,7 +44,7 @@ def pool(kind: str, seed: int = SEED) -> Prompts:
     """Return the prompts of a kind: all kinds describe the same scenes."""
     scenes = open_world.sample_scenes(POOL, seed)
     found = open_captions.captions(scenes, seed, KINDS[kind])
-    heads = [{head for slot in one.named for head in open_judge.SLOT_HEADS[slot]} for one in found]
+    heads = [{head for slot in one.named for head in worlds.OPEN.slots[slot]} for one in found]
     asked = torch.tensor([[head in named for head in HEADS] for named in heads])
     answers = open_judge.truth(scenes)
     truth = torch.stack([answers[head] for head in HEADS], 1)

@@ -104,8 +104,9 @@ def forecast(order: Order) -> str:
 
 
 def _known_cost(order: Order, task: Task) -> records.Cost | None:
-    found = records.load_clips(order.place(task.setting), task.row, models.CHUNK)
-    return None if found is None else next(iter(found.costs.values()))
+    place = order.place(task.setting)
+    done = place.finished_chunks(task.row)
+    return records.read_cost(place, task.row, done[0]) if done else None
 
 
 def run(order: Order) -> Iterator[training_loop.Progress]:
