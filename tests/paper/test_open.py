@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
 from PIL import Image
 
 from skipguide.lab import autoencoder, mochi, open_judge, open_world, text, training_loop
@@ -15,25 +16,33 @@ from skipguide.method.terms import STG
 from skipguide.metrics.frechet import Moments
 from skipguide.paper import models, records
 from skipguide.paper.open import clips as making
-from skipguide.paper.open import measures, numbers, page, picture, prompts, run, study
+from skipguide.paper.open import errors, measures, numbers, page, picture, prompts, run, study
 from skipguide.paper.open.study import Setting
 from skipguide.paper.records import Clips
 from skipguide.paper.rows import Row
 
+# fewer and narrower layers than the model has, so that these tests take seconds
+SMALL = dict(num_layers=4, num_attention_heads=2)
+SMALL_VAE = dict(
+    encoder_block_out_channels=(8, 32, 32, 32), decoder_block_out_channels=(8, 32, 32, 32)
+)
+LAYER = 2  # that is skipped
 WEAK = 1  # the step whose weights the folder below has
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an untrained lab-mochi-2, whose training kept the same weights once."""
+    """A folder with an untrained lab-mochi-2, whose earlier state predicts zero."""
     folder = tmp_path_factory.mktemp("open") / "pipeline"
-    pipe = mochi.build(autoencoder.OPEN_MOCHI.build(), mochi.OPEN)
-    torch.manual_seed(1)
-    torch.nn.init.normal_(pipe.transformer.proj_out.weight, std=0.05)
+    vae = AutoencoderKLMochi(**{**autoencoder.OPEN_MOCHI_CONFIG, **SMALL_VAE})
+    small = dataclasses.replace(mochi.OPEN, transformer={**mochi.OPEN.transformer, **SMALL})
+    pipe = mochi.build(vae, small)
     pair = text.TrainingPair(pipe.transformer, pipe.text_encoder)
     schedule = training_loop.Schedule(steps=1, learning_rate=0.0, adam_rate=0.0, snapshots=(WEAK,))
     loss = lambda _: (sum(p.float().sum() for p in pair.parameters()), {})  # noqa: E731
     list(training_loop.fit(pair, loss, schedule, folder.parent / "transformer.ckpt"))
+    torch.manual_seed(1)
+    torch.nn.init.normal_(pipe.transformer.proj_out.weight, std=0.05)
     pipe.save_pretrained(folder)
     return folder
 
@@ -142,21 +151,22 @@ def test_values_of_still_and_of_sharp_clips() -> None:
 
 
 def order(weights: Path, folder: Path, *settings: Setting) -> run.Order:
-    return run.Order(folder, weights, 32, settings or (Setting("half"),), steps=2, dtype="float32")
+    return run.Order(folder, weights, 8, settings or (Setting("half"),), steps=2, dtype="float32")
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows, and few real clips."""
+    """Few rows, few clips at a time, and few real ones."""
 
     def named_rows(setting: Setting) -> dict[str, Row]:
         cfg = Row(2.0)
         early = dataclasses.replace(cfg, checkpoint=(WEAK, 1.0))
-        strong = dataclasses.replace(cfg, terms=(STG((5,), 1.0),))
+        strong = dataclasses.replace(cfg, terms=(STG((LAYER,), 1.0),))
         return {"real": study.REAL, "none": Row(), "cfg": cfg, "cfg+stg": strong, "auto": early}
 
     monkeypatch.setattr(study, "named_rows", named_rows)
-    monkeypatch.setattr(prompts, "POOL", 64)
+    monkeypatch.setattr(prompts, "POOL", 16)
+    monkeypatch.setattr(models, "CHUNK", 8)
 
 
 def test_a_run_resumes_and_its_numbers_fill_the_page(
@@ -176,13 +186,13 @@ def test_a_run_resumes_and_its_numbers_fill_the_page(
     numbers.write(numbers.measure(given), tmp_path)
     found = numbers.read(tmp_path)
     row = found.row("half", "cfg+stg")
-    assert row["passes"] == pytest.approx(2.5)
+    assert row["passes"] == pytest.approx(2.25)
     assert {"frechet", "excess", "vendi", "entropy"} <= row["values"].keys()
-    clips = records.load_clips(given.place(Setting("half")), study.REAL, 32)
+    clips = records.load_clips(given.place(Setting("half")), study.REAL, 8)
     assert clips is not None
     monkeypatch.setattr(page, "resources", _Template("[[table half]]\n[[progress half]]"))
     text = page.fill(found)
-    assert "CFG 2, STG-R 1 at 5" in text
+    assert f"CFG 2, STG-R 1 at {LAYER}" in text
     assert "nan" not in text
 
 
@@ -202,20 +212,20 @@ class _Template:
         return self.text
 
 
-def test_autoguidance_by_the_same_weights_is_cfg(weights: Path, few: None) -> None:
-    """c - p is zero, so that the clips are those of CFG; and other weights give others."""
+def test_autoguidance_by_a_model_that_predicts_zero_is_a_stronger_model(weights: Path) -> None:
+    """D = c + s (c - 0) is what a model predicts whose last layer is 1 + s times as large."""
     from skipguide.models import loading
 
     pipe = loading.load_pipeline(str(weights), "float32", "cpu")
     generator = making.Generator(pipe, weights, "half", steps=2)
-    rows = study.named_rows(Setting("half"))
-    cfg, same = (generator.clips(rows[name], range(2)) for name in ("cfg", "auto"))
-    assert generator.passes(rows["auto"]) == 3
-    torch.testing.assert_close(same, cfg, atol=2e-2, rtol=0)  # weights were kept in float16
-    weak = making.load_earlier(pipe, weights, WEAK).transformer
+    guided = generator.clips(Row(checkpoint=(WEAK, 0.5)), range(2))
+    assert generator.passes(Row(checkpoint=(WEAK, 0.5))) == 2
+    plain = generator.clips(Row(), range(2))
     with torch.no_grad():
-        weak.proj_out.weight.mul_(0.5)
-    assert (generator.clips(rows["auto"], range(2)) - cfg).abs().max() > 0.1
+        pipe.transformer.proj_out.weight *= 1.5
+        pipe.transformer.proj_out.bias *= 1.5
+    torch.testing.assert_close(guided, generator.clips(Row(), range(2)), atol=1e-4, rtol=0)
+    assert (guided - plain).abs().max() > 0.03
     with pytest.raises(FileNotFoundError, match="after 77 steps"):
         making.load_earlier(pipe, weights, 77)
 
@@ -243,3 +253,39 @@ def test_rows_of_the_study_are_each_once_and_have_names() -> None:
         assert {"real", "none", "cfg", "cfg+stg"} <= study.named_rows(setting).keys()
         assert study.named_rows(setting)["cfg"].guidance_scale in study.CFG_SCALES
     assert models.CHUNK == 32
+
+
+def test_errors_of_a_push_against_closed_forms() -> None:
+    """Of |e|^2 = 4: along -e, across it, and half of both."""
+    product, push = torch.tensor([-4.0, 0.0, -2.0]), torch.tensor([4.0, 1.0, 4.0])
+    values = torch.stack([product, push, torch.full((3,), 4.0)], 1).double()
+    found = errors.Errors(("along", "across", "half"), values[:, None, None].expand(3, 2, 5, 3))
+    assert [found.mended(name) for name in found.directions] == pytest.approx([1, 0, 0.25])
+    assert [found.scale(name) for name in found.directions] == pytest.approx([1, 0, 0.5])
+    assert [found.cosine(name).value for name in found.directions] == pytest.approx([-1, 0, -0.5])
+
+
+def test_errors_on_own_trajectories(weights: Path, few: None) -> None:
+    """The better model is the same one but for a constant, so that the error is known."""
+    from skipguide.models import loading
+
+    pipe = loading.load_pipeline(str(weights), "float32", "cpu")
+    same = making.load_earlier(pipe, weights, WEAK)
+    same.transformer.load_state_dict(pipe.transformer.state_dict())
+    moved = mochi.load_snapshot(weights, WEAK, pipe)
+    moved.transformer.load_state_dict(pipe.transformer.state_dict())
+    for one in (same, moved):  # what was kept is in float16
+        one.text_encoder.load_state_dict(pipe.text_encoder.state_dict())
+    with torch.no_grad():
+        moved.transformer.proj_out.bias += 0.5
+    model, better, worse = (making.Generator(p, weights, "half", 4) for p in (pipe, moved, same))
+    chunks = list(errors.measure(model, better, worse, 8))
+    assert len(chunks) == 1
+    found = chunks[0][1]
+    product, push, error = found.values.unbind(-1)
+    assert found.values.shape[0] == 2 * SMALL["num_layers"] + 2
+    assert found.values.shape[2:] == (8, 3)
+    assert error.allclose(torch.tensor(0.25 * 24 * 4 * 8 * 8).double(), rtol=1e-3)
+    assert (push[found.directions.index(errors.EARLIER)] < 1e-6).all()
+    assert (push[:-2].sum((1, 2)) > 0).all()
+    assert (product.abs() <= (push * error).sqrt() * 1.001).all()

@@ -185,8 +185,8 @@ OPEN_MOCHI_CONFIG: PlainData = {
     "encoder_block_out_channels": (16, 48, 96, 128),
     "decoder_block_out_channels": (16, 48, 96, 128),
     "layers_per_block": (0, 0, 2, 2, 1),
-    "latents_mean": (0.0,) * OPEN_CHANNELS,
-    "latents_std": (1.0,) * OPEN_CHANNELS,
+    "latents_mean": None,  # see fold_deviations
+    "latents_std": None,
 }
 
 
@@ -203,7 +203,6 @@ def fold_deviations(vae: Any, frames: Tensor) -> None:
     std = latents.std((0, 2, 3, 4))
     vae.encoder.proj_out.weight[: len(std)] /= std[:, None]
     vae.decoder.conv_in.weight *= std.view(1, -1, 1, 1, 1)
-    vae.register_to_config(latents_mean=None, latents_std=None)
 
 
 OPEN_MOCHI = dataclasses.replace(

@@ -68,6 +68,7 @@ class Recipe:
     render: Callable[[Any], Tensor]
     caption: Callable[[Any, int], list[str]]  # scenes, seed -> captions
     more_words: tuple[str, ...] = field(default=(), repr=False)  # beside those of `world`
+    text_steps: int | None = None  # the text encoder learns until then; None: to the end
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -103,12 +104,18 @@ OPEN = Recipe(
     16_384,
     30,
     training_loop.Schedule(
-        steps=3000, learning_rate=3e-3, decay=0.5, ema=0.998, snapshots=(1200, 3000)
+        steps=12_000,
+        learning_rate=3e-3,
+        decay=0.5,
+        ema=0.998,
+        snapshots=(1200, 3000, 6000, 12_000),
     ),
     open_training_scenes,
     open_world.render,
     _caption_open,
     tuple(sorted({*open_captions.vocabulary()} - {*world.vocabulary()})),
+    # So that later states of the training share it: an earlier one is a weak model of theirs.
+    text_steps=2000,
 )
 
 
@@ -284,8 +291,10 @@ def _make_loss(setup: text_to_video.TrainingSetup, recipe: Recipe) -> Callable[[
         x_t = torch.lerp(noise, x, t.view(-1, 1, 1, 1, 1)).to(device)
         tokens, mask = setup.tokenize(words, recipe.max_tokens)
         mask, pair = mask.bool(), setup.pair
+        learns = recipe.text_steps is None or step < recipe.text_steps
         with setup.autocast():
-            embeds = pair.text_encoder(tokens, attention_mask=mask)[0]
+            with torch.set_grad_enabled(learns):
+                embeds = pair.text_encoder(tokens, attention_mask=mask)[0]
             v = pair.transformer(x_t, embeds, (1000 * t).to(device), mask, return_dict=False)[0]
         return (v.float() - (x - noise).to(device)).square().mean()
 

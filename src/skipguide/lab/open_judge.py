@@ -32,7 +32,7 @@ UNNAMED_HEADS: dict[str, tuple[str, ...]] = {
     "camera": open_world.CAMERAS,
 }
 HEADS = {**NAMED_HEADS, **UNNAMED_HEADS}
-SCHEDULE = training_loop.Schedule(steps=2400, learning_rate=4e-3, decay=0.6, ema=0.995)
+SCHEDULE = training_loop.Schedule(steps=1400, learning_rate=4e-3, decay=0.6, ema=0.995)
 BATCH_SIZE = 32
 FRAME_STEP = 2  # every second frame is looked at
 LEAST_CERTAINTY = 0.5  # of the shape in a frame that counts
