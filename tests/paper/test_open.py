@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def order(weights: Path, folder: Path, *settings: Setting) -> run.Order:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few rows, few clips at a time, and few real ones."""
 
     def named_rows(setting: Setting) -> dict[str, Row]:
@@ -167,6 +168,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "named_rows", named_rows)
     monkeypatch.setattr(prompts, "POOL", 16)
     monkeypatch.setattr(models, "CHUNK", 8)
+    prompts.pool.cache_clear()
+    yield
+    prompts.pool.cache_clear()
 
 
 def test_a_run_resumes_and_its_numbers_fill_the_page(
