@@ -58,10 +58,11 @@ def test_weights_after_some_steps_are_kept(tmp_path: Path) -> None:
     """They are the averaged ones, which the last step gives to the model."""
     schedule = dataclasses.replace(SCHEDULE, snapshots=(20, 60))
     model, loss = problem()
+    average: dict[str, torch.Tensor] = {}
     for progress in training_loop.fit(model, loss, schedule, tmp_path / "a.ckpt"):
         if progress.step == 20:
             average = torch.load(tmp_path / "a.ckpt")["average"]
-            early = load_file(training_loop.snapshot_path(tmp_path / "a.ckpt", 20))
+    early = load_file(training_loop.snapshot_path(tmp_path / "a.ckpt", 20))
     last = load_file(training_loop.snapshot_path(tmp_path / "a.ckpt", 60))
     for name, value in model.state_dict().items():
         assert torch.equal(early[name], average[name].half())

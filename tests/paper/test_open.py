@@ -40,7 +40,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe = mochi.build(vae, small)
     pair = text.TrainingPair(pipe.transformer, pipe.text_encoder)
     schedule = training_loop.Schedule(steps=1, learning_rate=0.0, adam_rate=0.0, snapshots=(WEAK,))
-    loss = lambda _: (sum(p.float().sum() for p in pair.parameters()), {})  # noqa: E731
+
+    def loss(_: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return torch.stack([p.float().sum() for p in pair.parameters()]).sum(), {}
+
     list(training_loop.fit(pair, loss, schedule, folder.parent / "transformer.ckpt"))
     torch.manual_seed(1)
     torch.nn.init.normal_(pipe.transformer.proj_out.weight, std=0.05)
