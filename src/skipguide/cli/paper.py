@@ -275,7 +275,7 @@ def open_prompts(
         bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Show what guidance gains where prompts name all, half or nothing of a clip.
+    """Show what guidance gains on prompts that leave things open.
 
     Stop it whenever you like: the same command continues where it stopped.
     """
