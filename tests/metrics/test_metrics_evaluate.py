@@ -449,7 +449,8 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         (["fid"], r"a metric must be one of fvd, .* but got 'fid'"),
         (
             ["fvd:c3d"],
-            r"the features of fvd must be i3d or videomae or vjepa2 or judge or open-judge, but got 'c3d'",
+            r"the features of fvd must be i3d or videomae or vjepa2 or judge or open-judge, but got"
+            r" 'c3d'",
         ),
         (
             ["inception_score:i3d"],
