@@ -15,7 +15,7 @@ from PIL import Image
 from skipguide.lab import autoencoder, mochi, open_judge, open_world, text, training_loop
 from skipguide.method.terms import STG
 from skipguide.metrics.frechet import Moments
-from skipguide.paper import models, records
+from skipguide.paper import analysis, models, records
 from skipguide.paper.open import clips as making
 from skipguide.paper.open import errors, measures, numbers, page, picture, prompts, run, study
 from skipguide.paper.open.study import Setting
@@ -144,14 +144,16 @@ def test_change_of_the_excess_against_a_closed_form() -> None:
 
 
 def test_values_of_still_and_of_sharp_clips() -> None:
-    still = torch.zeros(1, 3, 19, 64, 64)
+    still = torch.full((1, 3, 19, 64, 64), -1.0)
     still[..., 32:] = 1
-    flicker = still.clone()
-    flicker[:, :, ::2] += 0.5
-    found = making.read(open_judge.load(), torch.cat([still, flicker])).values
-    change, sharpness = (found[:, making.VALUES.index(name)] for name in ("change", "sharpness"))
-    assert change.tolist() == pytest.approx([0, 0.25])
-    assert sharpness[0] == pytest.approx(0.25)  # half the step of 1/2 on either side of the edge
+    faint = still.clone()
+    faint[..., 31] = 0  # a ramp over two pixels
+    faint[:, :, 12:] *= -1
+    found = making.read(open_judge.load(), torch.cat([still, faint])).values
+    motion, sharpness = (found[:, making.VALUES.index(name)] for name in ("motion", "sharpness"))
+    assert motion[0] == 0
+    assert motion[1] > 0.05
+    assert sharpness.tolist() == pytest.approx([1, 0.5], abs=0.01)
 
 
 def order(weights: Path, folder: Path, *settings: Setting) -> run.Order:
@@ -166,7 +168,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cfg = Row(2.0)
         early = dataclasses.replace(cfg, checkpoint=(WEAK, 1.0))
         strong = dataclasses.replace(cfg, terms=(STG((LAYER,), 1.0),))
-        return {"real": study.REAL, "none": Row(), "cfg": cfg, "cfg+stg": strong, "auto": early}
+        return {"real": analysis.REAL, "none": Row(), "cfg": cfg, "cfg+stg": strong, "auto": early}
 
     monkeypatch.setattr(study, "named_rows", named_rows)
     monkeypatch.setattr(prompts, "POOL", 16)
@@ -195,7 +197,7 @@ def test_a_run_resumes_and_its_numbers_fill_the_page(
     row = found.row("half", "cfg+stg")
     assert row["passes"] == pytest.approx(2.25)
     assert {"frechet", "excess", "vendi", "entropy"} <= row["values"].keys()
-    clips = records.load_clips(given.place(Setting("half")), study.REAL, 8)
+    clips = records.load_clips(given.place(Setting("half")), analysis.REAL, 8)
     assert clips is not None
     monkeypatch.setattr(page, "resources", _Template("[[table half]]\n[[progress half]]"))
     text = page.fill(found)

@@ -449,6 +449,14 @@ def _render_batch(step: int, kind: AutoencoderSpec, whole: bool) -> Tensor:
 
 
 @torch.no_grad()
+def reconstruct(vae: VideoAutoencoder, kind: AutoencoderSpec, frames: Tensor) -> Tensor:
+    """Return clips `(B, 3, F, H, W)` encoded and decoded, in float32 on the CPU."""
+    weight = next(vae.parameters())
+    parts = (part.to(weight.device, weight.dtype) for part in frames.split(16))
+    made = [kind.decode(vae, kind.encode(vae, part).mean, part.shape[2]) for part in parts]
+    return torch.cat([part.float().cpu() for part in made])
+
+
 def psnr(
     vae: VideoAutoencoder, kind: AutoencoderSpec, split: str = "heldout", num: int = 128
 ) -> float:
@@ -456,11 +464,6 @@ def psnr(
 
     The peak signal is the range of [-1, 1].
     """
-    device = next(vae.parameters()).device
-    error = 0.0
-    for frames in _render_clips(num, 10**6 + 1, kind, split).split(16):
-        reconstruction = kind.decode(
-            vae, kind.encode(vae, frames.to(device)).mean, frames.shape[2]
-        ).cpu()
-        error += (reconstruction - frames).square().mean((1, 2, 3, 4)).sum().item()
-    return float(-10 * torch.log10(torch.tensor(error / num / 4)))
+    frames = _render_clips(num, 10**6 + 1, kind, split)
+    error = (reconstruct(vae, kind, frames) - frames).square().mean()
+    return float(-10 * torch.log10(error / 4))

@@ -17,18 +17,11 @@ CHUNK_CLIPS = 16  # clips at a time; more do not fit a processor's cache
 def cache_latents(
     folder: Path, num: int, encode_rows: Callable[[slice], dict[str, Tensor]]
 ) -> Iterator[training_loop.Progress]:
-    """Write what `encode_rows` returns for `num` clips, a few at a time, one tensor per name.
-
-    The first clips are kept if the file has them: it can be made longer.
-    """
-    from safetensors.torch import load_file, save_file
+    """Write what `encode_rows` returns for `num` clips, a few at a time, one tensor per name."""
+    from safetensors.torch import save_file
 
     found: dict[str, list[Tensor]] = {}
-    if (folder / "latents.safetensors").is_file():
-        before = load_file(folder / "latents.safetensors")
-        found = {name: [tensor[:num]] for name, tensor in before.items()}
-    done = len(next(iter(found.values()))[0]) if found else 0
-    for start in range(done, num, CHUNK_CLIPS):
+    for start in range(0, num, CHUNK_CLIPS):
         stop = min(start + CHUNK_CLIPS, num)
         for name, part in encode_rows(slice(start, stop)).items():
             found.setdefault(name, []).append(part)

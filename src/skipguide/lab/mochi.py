@@ -35,6 +35,7 @@ from skipguide.lab import (
     text_to_video,
     training_loop,
     world,
+    worlds,
 )
 from skipguide.lab.text_to_video import CAPTION_DROPOUT, NUM_CLIPS
 from skipguide.method.protocols import PlainData
@@ -64,9 +65,8 @@ class Recipe:
     num_clips: int  # whose latents are kept; a clip gets a new caption whenever it is used
     max_tokens: int  # of a caption during the training, at least as many as the longest has
     schedule: training_loop.Schedule
+    world: worlds.World
     draw: Callable[[int], Any]  # number -> the scenes behind the latents, in the same order
-    render: Callable[[Any], Tensor]
-    caption: Callable[[Any, int], list[str]]  # scenes, seed -> captions
     more_words: tuple[str, ...] = field(default=(), repr=False)  # beside those of `world`
     text_steps: int | None = None  # the text encoder learns until then; None: to the end
 
@@ -86,18 +86,13 @@ def open_training_scenes(num: int) -> open_world.OpenScenes:
     return open_world.join(parts)[slice(num)]
 
 
-def _caption_open(scenes: open_world.OpenScenes, seed: int) -> list[str]:
-    return [caption.text for caption in open_captions.captions(scenes, seed)]
-
-
 CLOSED = Recipe(
     TRANSFORMER,
     NUM_CLIPS,
     28,
     training_loop.Schedule(steps=2900, learning_rate=3e-3, decay=0.5, ema=0.998),
+    worlds.CLOSED,
     training_scenes,
-    world.render,
-    world.captions,
 )
 OPEN = Recipe(
     {**TRANSFORMER, "num_attention_heads": 6, "in_channels": autoencoder.OPEN_CHANNELS},
@@ -110,9 +105,8 @@ OPEN = Recipe(
         ema=0.998,
         snapshots=(1200, 3000, 6000, 12_000),
     ),
+    worlds.OPEN,
     open_training_scenes,
-    open_world.render,
-    _caption_open,
     tuple(sorted({*open_captions.vocabulary()} - {*world.vocabulary()})),
     # So that later states of the training share it: an earlier one is a weak model of theirs.
     text_steps=2000,
@@ -228,7 +222,7 @@ def encode_clips(
         device,
         num,
         _load_autoencoder,
-        lambda encode, rows: {"latents": encode(recipe.render(scenes[rows]))},
+        lambda encode, rows: {"latents": encode(recipe.world.render(scenes[rows]))},
     )
 
 
@@ -243,9 +237,9 @@ def _sample_batch(
 ) -> tuple[Tensor, list[str]]:
     rows = torch.randint(len(latents), (BATCH_SIZE,), generator=torch.Generator().manual_seed(step))
     rng = random.Random(step)
-    words = recipe.caption(scenes[rows], step)
+    words = recipe.world.caption(scenes[rows], step, None)
     return latents[rows].float(), [
-        "" if rng.random() < CAPTION_DROPOUT else caption for caption in words
+        "" if rng.random() < CAPTION_DROPOUT else caption.text for caption in words
     ]
 
 

@@ -183,4 +183,4 @@ def load() -> OpenJudge:
 
     network = OpenJudge()
     network.load_state_dict(load_file(packaged.packaged_path("open-judge") / "judge.safetensors"))
-    return network.eval().float()
+    return network.eval()

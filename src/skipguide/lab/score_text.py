@@ -229,15 +229,14 @@ def _judge_accuracy(
     return _share_right(row, read_clips(reader, row.world.render(scenes, row.kind.frames)), scenes)
 
 
-@torch.no_grad()
 def _score_reconstruction(
     row: ScoredModel, pipe: DiffusionPipeline, reader: nn.Module, num: int = 256
 ) -> dict[str, float | None]:
     """Return what the judge reads after the autoencoder: the upper limit for generated clips."""
-    scenes, kind = row.world.draw(num, SEED + 2), row.kind
-    chunks = row.world.render(scenes, kind.frames).split(16)
-    made = [kind.decode(pipe.vae, kind.encode(pipe.vae, c).mean, kind.frames) for c in chunks]
-    return _share_right(row, read_clips(reader, torch.cat(made)), scenes)
+    scenes = row.world.draw(num, SEED + 2)
+    frames = row.world.render(scenes, row.kind.frames)
+    made = autoencoder.reconstruct(pipe.vae, row.kind, frames)
+    return _share_right(row, read_clips(reader, made), scenes)
 
 
 class Prompts:

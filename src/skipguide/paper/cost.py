@@ -50,7 +50,7 @@ class RowTiming:
 
 @dataclass(frozen=True)
 class CostLine:
-    """What the report says of the cost of a row.
+    """The cost of a row as the report prints it.
 
     Args:
         seconds: per clip, the median over rounds.
@@ -100,7 +100,7 @@ def measure(
 
 
 class Maker(Protocol):
-    """Whatever makes the clips of rows."""
+    """A maker of the clips of rows, such as `ClipGenerator`."""
 
     def clips(self, row: Row, numbers: Sequence[int]) -> torch.Tensor: ...
 

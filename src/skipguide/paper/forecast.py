@@ -1,4 +1,4 @@
-"""What a run of the paper will take, before it starts: clips, hours and disk.
+"""Forecast what a run of the paper will take, before it starts: clips, hours and disk.
 
 Hours come from the seconds per clip of the records that are there, or, for a model that has none,
 of a few clips that are timed. What a run makes beside clips (Figures 2 and 3, the cost) is counted
@@ -7,13 +7,13 @@ in clips of plain CFG that take as long.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from skipguide.files import folders
 from skipguide.paper import cost, experiments, figure2, figure3, models, records, run
 from skipguide.paper.records import RecordFolder
 from skipguide.paper.rows import Row
@@ -27,7 +27,7 @@ GENERATED = "guided"  # the source of rows that a model makes; real clips take n
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is missing of one model, and what it will take.
+    """The forecast for one model: what is missing, and what it will take.
 
     Args:
         rows, clips: all that the order asks for.
@@ -74,9 +74,9 @@ def _forecast_model(order: Order, model: str, tasks: Sequence[run.Task]) -> Fore
         if chunks := records.missing_chunks(place, task.row, task.chunks):
             missing[task.row] = missing.get(task.row, 0) + len(chunks) * models.CHUNK
     extra = _extra_clips(order, model, place)
-    recorded = {row: seconds for row in missing if (seconds := _recorded_seconds(place, [row]))}
+    recorded = {row: seconds for row in missing if (seconds := recorded_seconds(place, [row]))}
     made = [row for row in dict.fromkeys(task.row for task in tasks) if row.source == GENERATED]
-    seconds, timed = _recorded_seconds(place, made), 0
+    seconds, timed = recorded_seconds(place, made), 0
     if seconds is None and (extra or any(row.source == GENERATED for row in missing)):
         seconds, timed = _time_clips(order, model, folder)
     usual = seconds or 0.0
@@ -92,7 +92,7 @@ def _forecast_model(order: Order, model: str, tasks: Sequence[run.Task]) -> Fore
     )  # fmt: skip
 
 
-def _recorded_seconds(place: RecordFolder, rows: Sequence[Row]) -> float | None:
+def recorded_seconds(place: RecordFolder, rows: Sequence[Row]) -> float | None:
     """Return the median of the clock's seconds per clip over the records of rows."""
     found = [
         seconds
@@ -143,10 +143,10 @@ def describe(found: Sequence[Forecast], order: Order) -> str:
     """Say what a run will take: a line for each model, and one for all."""
     lines = [_describe_model(one) for one in found]
     hours, size = sum(one.hours for one in found), sum(one.bytes for one in found)
-    free = shutil.disk_usage(_existing_parent(order.folder)).free
+    free = folders.free_bytes(order.folder)
     shared = f", in this process of {order.part[1]}" if order.part[1] > 1 else ""
     lines.append(
-        f"all: about {_format_hours(hours)} on {order.device}{shared}, {_format_size(size)} of disk"
+        f"all: about {format_hours(hours)} on {order.device}{shared}, {_format_size(size)} of disk"
         f" in {order.folder} ({_format_size(free)} free)"
     )
     if size > free:
@@ -161,18 +161,15 @@ def _describe_model(one: Forecast) -> str:
     also = f", and as much as {one.extra} clips for Figures 2 and 3 and the cost"
     return (
         f"{one.model}: {one.missing_clips} of {one.clips} clips are missing, in {one.missing_rows}"
-        f" of {one.rows} rows{also if one.extra else ''}: about {_format_hours(one.hours)}"
+        f" of {one.rows} rows{also if one.extra else ''}: about {format_hours(one.hours)}"
         + (f" at {one.seconds:.2f} seconds a clip, {source}" if one.seconds else "")
     )
 
 
-def _format_hours(hours: float) -> str:
+def format_hours(hours: float) -> str:
+    """Format hours as people say them: "1.5 hours", "20 minutes"."""
     return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
 
 
 def _format_size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _existing_parent(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

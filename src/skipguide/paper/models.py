@@ -68,6 +68,19 @@ def find_weights(name: str, given: Path | None = None) -> Path | None:
     return packaged.packaged_path(name) if name in packaged.NAMES else None
 
 
+def check_chunks(name: str, value: int, most: int) -> None:
+    """Check that a number of clips can be made in whole chunks.
+
+    Raises:
+        ValueError: if it cannot, with the nearest that can.
+    """
+    if value % CHUNK or not 0 < value <= most:
+        raise ValueError(
+            f"{name} must be a multiple of {CHUNK} up to {most}, but got {value}."
+            f" Use {min(max(-(-value // CHUNK), 1) * CHUNK, most)}."
+        )
+
+
 @functools.cache
 def weights_version(folder: Path) -> str:
     """Return eight digits that depend on the weights, to keep clips of two trainings apart."""
@@ -154,7 +167,9 @@ class ClipGenerator:
             return pool(self.model.name, OTHER_SEED).subset(numbers).render_real(frames)
         if row.source != "guided":
             real = self.pool.subset(numbers).render_real(frames)
-            return real if row.source == "real" else self._reconstruct(real)
+            if row.source == "real":
+                return real
+            return autoencoder.reconstruct(self.pipe.vae, self.model.kind, real)
         made: dict[int, Tensor] = {}
         with guide_row(self.pipe, row) as handle:
             for call in self.calls(row, numbers):
@@ -171,14 +186,6 @@ class ClipGenerator:
         Call it once, after the clips: for a UNet passes are measured, which takes a while.
         """
         return self._passes[row.name]() if row.name in self._passes else float("nan")
-
-    @torch.no_grad()
-    def _reconstruct(self, real: Tensor) -> Tensor:
-        kind, vae = self.model.kind, self.pipe.vae
-        parts = (part.to(vae.device, vae.dtype) for part in real.split(16))
-        return torch.cat(
-            [kind.decode(vae, kind.encode(vae, part).mean, part.shape[2]).float() for part in parts]
-        )
 
     def calls(self, row: Row, numbers: Sequence[int]) -> Iterator[PipelineCall]:
         """Yield the calls of the pipeline for some prompts: one, or one for each motion bucket."""

@@ -62,11 +62,7 @@ class Order:
             ("clips", self.clips, models.POOL),
             ("batch", self.batch, models.POOL),
         ):
-            if value % models.CHUNK or not 0 < value <= most:
-                raise ValueError(
-                    f"{name} must be a multiple of {models.CHUNK} up to {most}, but got {value}."
-                    f" Use {min(max(-(-value // models.CHUNK), 1) * models.CHUNK, most)}."
-                )
+            models.check_chunks(name, value, most)
         if self.dtype not in models.DTYPES:
             raise ValueError(
                 f"dtype must be one of {', '.join(models.DTYPES)}, but got {self.dtype!r}. Choose"
@@ -124,7 +120,7 @@ def tasks(order: Order) -> list[Task]:
             " matches none. See skipguide paper status."
         )
     found, before = [], 0
-    for level in _levels(order):
+    for level in levels(order.clips, max(FIRST_LEVEL, order.batch)):
         for model in order.models:
             if order.locate_records(model) is not None:
                 found += _level_tasks(order, model, rows[model], before, level)
@@ -133,11 +129,12 @@ def tasks(order: Order) -> list[Task]:
     return found[index::count]
 
 
-def _levels(order: Order) -> list[int]:
-    levels = [max(FIRST_LEVEL, order.batch)]
-    while levels[-1] < order.clips:
-        levels.append(levels[-1] * 2)
-    return [*levels[:-1], order.clips]
+def levels(clips: int, first: int = FIRST_LEVEL) -> list[int]:
+    """Return how many clips all rows have after each round: twice as many as before."""
+    found = [first]
+    while found[-1] < clips:
+        found.append(found[-1] * 2)
+    return [*found[:-1], clips]
 
 
 def _level_tasks(

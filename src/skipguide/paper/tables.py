@@ -16,7 +16,7 @@ from skipguide.paper.experiments import Experiment
 from skipguide.paper.rows import Row
 from skipguide.stats.estimate import Estimate
 
-COMPARED_MEASURES = (
+DIFFERENCE_MEASURES = (
     "right",
     "frechet",
     "inception",
@@ -25,7 +25,7 @@ COMPARED_MEASURES = (
     "flicker",
     "sharpness",
 )
-SHOWN_MEASURES = ("right", "frechet", "excess", *COMPARED_MEASURES[2:])
+SHOWN_MEASURES = ("right", "frechet", "excess", *DIFFERENCE_MEASURES[2:])
 SUMMARY_MEASURES = ("right", "frechet", "excess", "motion_amount")
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 NOT_YET = "not made yet"
@@ -73,7 +73,7 @@ def table(results: Results, experiment: Experiment) -> str:
     if guided and rows[0] == experiment.rows[0]:
         differences = [[row.label, *_difference_cells(common, row, rows[0])] for row in guided]
         lines += ["", f"Less {rows[0].label}, on the same prompts and noise:", ""]
-        lines += markdown_table(["", "clips", *_titles(COMPARED_MEASURES)], differences)
+        lines += markdown_table(["", "clips", *_titles(DIFFERENCE_MEASURES)], differences)
     for remark in _remarks(results, common, experiment, rows):
         lines += ["", remark]
     return "\n".join(lines)
@@ -181,7 +181,7 @@ def costs_table(lines: Sequence[CostLine], rows: Sequence[Row]) -> str:
 
 
 def _difference_cells(results: Results, row: Row, base: Row) -> list[str]:
-    found = {name: results.difference(row, base, name) for name in COMPARED_MEASURES}
+    found = {name: results.difference(row, base, name) for name in DIFFERENCE_MEASURES}
     count = max((estimate.count for estimate in found.values() if estimate), default=0)
     cells = [
         bold(format_estimate(estimate, MEASURES[name].digits, True), estimate)

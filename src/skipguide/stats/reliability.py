@@ -47,7 +47,7 @@ class Reliability:
 
     @property
     def best(self) -> float:
-        """What is reported: `paired` where it is known."""
+        """The reliability that is reported: `paired` where it is known."""
         return self.value if self.paired is None else self.paired
 
     @property

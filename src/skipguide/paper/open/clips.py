@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from skipguide.lab import autoencoder, mochi, open_judge, open_world, score_text, world
+from skipguide.metrics import pixels
 from skipguide.paper import models
 from skipguide.paper.measurements import Reading
 from skipguide.paper.open import prompts
@@ -18,8 +19,7 @@ from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 Tensor = torch.Tensor
 STEPS = models.STEPS
-VALUES = ("change", "constant", "sharpness")
-_GREY = (0.299, 0.587, 0.114)
+VALUES = ("motion", "constant", "sharpness")
 _READ = 64  # clips at a time
 
 
@@ -47,7 +47,9 @@ class Generator:
         asked = prompts.pool(self.kind, seed).subset(numbers)
         if row.source != "guided":
             real = open_world.render(asked.scenes)
-            return self._reconstruct(real) if row.source == "autoencoder" else real
+            if row.source != "autoencoder":
+                return real
+            return autoencoder.reconstruct(self.pipe.vae, autoencoder.OPEN_MOCHI, real)
         weak = self._weak_model(row.checkpoint[0]) if row.checkpoint else None
         with models.guide_row(self.pipe, row, weak) as handle:
             made = self._generate(asked.captions, row, numbers)
@@ -72,14 +74,6 @@ class Generator:
             )  # fmt: skip
         return made.frames.float().transpose(1, 2) * 2 - 1
 
-    @torch.no_grad()
-    def _reconstruct(self, real: Tensor) -> Tensor:
-        kind, vae = autoencoder.OPEN_MOCHI, self.pipe.vae
-        parts = (part.to(vae.device, vae.dtype) for part in real.split(16))
-        return torch.cat(
-            [kind.decode(vae, kind.encode(vae, part).mean, part.shape[2]).float() for part in parts]
-        )
-
     def _weak_model(self, step: int) -> Any:
         """Return the transformer of an earlier state of the training."""
         return load_earlier(self.pipe, self.folder, step).transformer
@@ -102,18 +96,9 @@ def read(network: open_judge.OpenJudge, frames: Tensor) -> Reading:
         found, vectors, by_frame = network(part)
         logits.append(torch.cat([found[name] for name in open_judge.HEADS], 1))
         features.append(vectors)
-        constant.append(open_judge.is_constant(by_frame).double())
-    values = [_change(frames), torch.cat(constant), _sharpness(frames)]
-    return Reading(torch.cat(features).cpu(), torch.cat(logits).cpu(), torch.stack(values, 1).cpu())
-
-
-def _change(frames: Tensor) -> Tensor:
-    """Return the mean change of a pixel from frame to frame, of its range, `(N,)`."""
-    return frames.diff(dim=2).abs().mean((1, 2, 3, 4)).double() / 2
-
-
-def _sharpness(frames: Tensor) -> Tensor:
-    """Return the mean slope of the brightness per pixel, weighted by itself, `(N,)`."""
-    grey = torch.einsum("ncfhw,c->nfhw", frames, torch.tensor(_GREY).to(frames)) / 2
-    slope = torch.stack(torch.gradient(grey, dim=(2, 3))).square().sum(0).sqrt()
-    return (slope.square().sum((1, 2, 3)) / slope.sum((1, 2, 3)).clamp_min(1e-6)).double()
+        constant.append(open_judge.is_constant(by_frame).float())
+    shown = ((frames + 1) * 127.5).round().clamp(0, 255).byte().transpose(1, 2).cpu()
+    by_pixels = [(pixels.motion(clip, world.FPS), pixels.sharpness(clip)) for clip in shown]
+    motion, sharpness = torch.tensor(by_pixels).unbind(1)
+    values = torch.stack([motion, torch.cat(constant).cpu(), sharpness], 1)
+    return Reading(torch.cat(features).cpu(), torch.cat(logits).cpu(), values)

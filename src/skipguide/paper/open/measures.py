@@ -7,9 +7,8 @@ import functools
 import torch
 
 from skipguide.lab import open_judge
-from skipguide.metrics.frechet import Moments, frechet_distance
-from skipguide.metrics.vendi import vendi_score
-from skipguide.paper.analysis import Measure
+from skipguide.metrics.frechet import Moments
+from skipguide.paper.analysis import MEASURES, Measure
 from skipguide.paper.open import clips as making
 from skipguide.paper.open import prompts
 from skipguide.paper.records import Clips
@@ -80,12 +79,10 @@ def measures(kind: str) -> dict[str, Measure]:
             per_set=functools.partial(_entropy, kind)),
     }  # fmt: skip
     common = {
-        "frechet": Measure("Frechet", -1, 1, per_reference=_frechet),
-        "excess": Measure("excess", -1, 1, over_real="frechet"),
-        "vendi": Measure("Vendi", 1, 2, per_set=lambda clips: vendi_score(clips.features)),
+        **{name: MEASURES[name] for name in ("frechet", "excess", "vendi")},
         "constant": Measure("shape constant", 1, 3, _column("constant"), share=True),
-        "change": Measure("change a frame", 0, 4, _column("change")),
-        "sharpness": Measure("sharpness", 0, 4, _column("sharpness")),
+        "motion": Measure("motion", 0, 4, _column("motion")),
+        "sharpness": Measure("sharpness", 0, 3, _column("sharpness")),
     }
     pool = prompts.pool(kind)
     return {
@@ -95,10 +92,6 @@ def measures(kind: str) -> dict[str, Measure]:
     }
 
 
-def _frechet(clips: Clips, real: Moments) -> float:
-    return frechet_distance(Moments.from_features(clips.features), real)
-
-
 def excess_change(row: Clips, base: Clips, real: Clips, reference: Moments) -> Estimate:
     """Return by which part of it a row changes the excess of its base.
 
@@ -106,8 +99,12 @@ def excess_change(row: Clips, base: Clips, real: Clips, reference: Moments) -> E
     a quarter less of what is wrong.
     """
 
+    distance = MEASURES["frechet"].per_reference
+    assert distance is not None
+
     def value(kept: Tensor) -> float:
-        mine, theirs, floor = (_frechet(clips.take(kept), reference) for clips in (row, base, real))
+        sets = (row, base, real)
+        mine, theirs, floor = (distance(clips.take(kept), reference) for clips in sets)
         return (mine - theirs) / (theirs - floor)
 
     return jackknife.estimate(value, base.numbers.tolist())

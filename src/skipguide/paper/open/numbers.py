@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.lab import training_loop
-from skipguide.paper import records
+from skipguide.paper import analysis, records
 from skipguide.paper.analysis import Moments, Results
 from skipguide.paper.open import measures, study
 from skipguide.paper.open.run import Order
@@ -22,7 +22,7 @@ BASES = ("none", "cfg")  # the rows that others are compared with
 
 @dataclass(frozen=True)
 class Numbers:
-    """What `measure` found: {setting: {row: {...}}}, as in the file."""
+    """The numbers of all rows of all settings, nested as in the file."""
 
     data: Mapping[str, Any]
 
@@ -52,7 +52,7 @@ def measure(order: Order) -> Numbers:
 
 def _measure_setting(order: Order, setting: Setting) -> dict[str, Any]:
     place = order.place(setting)
-    reference = records.load_clips(place, study.REFERENCE, order.clips * 2)
+    reference = records.load_clips(place, analysis.REFERENCE, order.clips * 2)
     if reference is None:
         return {}
     moments = Moments.from_features(reference.features)

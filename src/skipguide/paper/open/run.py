@@ -9,13 +9,13 @@ from pathlib import Path
 
 from skipguide.lab import open_judge, training_loop
 from skipguide.models import loading
-from skipguide.paper import cost, models, records
+from skipguide.paper import analysis, cost, models, records
+from skipguide.paper.forecast import format_hours, recorded_seconds
 from skipguide.paper.open import clips as making
 from skipguide.paper.open import picture, prompts, study
 from skipguide.paper.open.study import Setting
 from skipguide.paper.rows import Row
-
-FIRST_LEVEL = 64  # clips of the first round; each round doubles the one before
+from skipguide.paper.run import levels
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,7 @@ class Order:
     dtype: str = models.DTYPE
 
     def __post_init__(self) -> None:
-        if self.clips % models.CHUNK or not 0 < self.clips <= prompts.POOL:
-            raise ValueError(
-                f"clips must be a multiple of {models.CHUNK} up to {prompts.POOL}, but got"
-                f" {self.clips}. Use such a number."
-            )
+        models.check_chunks("clips", self.clips, prompts.POOL)
 
     def place(self, setting: Setting) -> records.RecordFolder:
         """Return the folder of the records of a setting."""
@@ -74,39 +70,33 @@ class Task:
 
 def tasks(order: Order) -> list[Task]:
     """Return what is to be made and is not there: all rows get a few clips, then more."""
-    found, before, level = [], 0, min(FIRST_LEVEL, order.clips)
-    while before < order.clips:
+    found, before = [], 0
+    for level in levels(order.clips):
         for setting in order.settings:
-            for row in (study.REFERENCE, *study.rows(setting)):
+            for row in (analysis.REFERENCE, *study.rows(setting)):
                 first, last = before, level
-                if row.source == "reference":  # whole from the start, for others need it
+                if row == analysis.REFERENCE:  # whole from the start, for others need it
                     first, last = (0, prompts.POOL) if before == 0 else (0, 0)
                 chunks = range(first // models.CHUNK, last // models.CHUNK)
                 missing = records.missing_chunks(order.place(setting), row, chunks)
                 found += [Task(setting, row, chunk) for chunk in missing]
-        before, level = level, min(2 * level, order.clips)
+        before = level
     return found
 
 
 def forecast(order: Order) -> str:
-    """Say what a run will take: chunks that are missing, and hours by those that are there."""
+    """Say what a run will take: clips that are missing, and hours by the speed of those there."""
     todo = [task for task in tasks(order) if task.row.source == "guided"]
     text = f"{len(todo) * models.CHUNK:,} clips are missing"
-    seconds = [
-        price.seconds * (task.row.steps or order.steps) / order.steps
+    known = [
+        seconds * (task.row.steps or order.steps) / order.steps
         for task in todo
-        if (price := _known_cost(order, task)) is not None
+        if (seconds := recorded_seconds(order.place(task.setting), [task.row]))
     ]
-    if not todo or not seconds:
+    if not known:
         return f"{text}."
-    hours = len(todo) * models.CHUNK * sum(seconds) / len(seconds) / 3600
-    return f"{text}, about {hours:.1f} hours by the speed of those that are there."
-
-
-def _known_cost(order: Order, task: Task) -> records.Cost | None:
-    place = order.place(task.setting)
-    done = place.finished_chunks(task.row)
-    return records.read_cost(place, task.row, done[0]) if done else None
+    hours = len(todo) * models.CHUNK * sum(known) / len(known) / 3600
+    return f"{text}, about {format_hours(hours)} by the speed of those that are there."
 
 
 def run(order: Order) -> Iterator[training_loop.Progress]:

@@ -1,7 +1,7 @@
 """The rows of the tables on prompts that leave things open, as data.
 
-Layers and scales come from `skipguide tune` on other prompts of each kind (docs/tune/); CFG's best
-scale of a kind is that of least Frechet distance among CFG_SCALES on those prompts.
+The layers and scales of CHOICES are not chosen yet: until lab-mochi-2 is trained they are those of
+the paper's Mochi row, at the same place in the network. `skipguide tune` on other prompts chooses.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from skipguide.method.terms import STG
+from skipguide.lab import mochi
+from skipguide.method.terms import STG, explicit_layers
+from skipguide.paper.analysis import REAL
 from skipguide.paper.open import prompts
 from skipguide.paper.open.clips import STEPS
 from skipguide.paper.rows import Row
 
 MODEL = "lab-mochi-2"
+NUM_LAYERS = mochi.OPEN.transformer["num_layers"]
 CFG_SCALES = (2.0, 4.0, 6.0)
 WINDOW = (0.2, 0.8)  # of interval CFG
 PROGRESS = (1200, 3000)  # steps of the training after which STG is tried too
@@ -41,30 +44,29 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a kind of prompts, on other prompts.
+    """The scales and layers of the rows of a kind of prompts, chosen on other prompts.
 
     Args:
         cfg: the scale of CFG of most rows.
         alone: the term without CFG.
         beside: the term beside CFG.
-        passes: forward passes a step of CFG with `beside`.
     """
 
     cfg: float
     alone: STG
     beside: STG
-    passes: float
+
+    @property
+    def passes(self) -> float:
+        """Forward passes a step of CFG with `beside`: its weak pass starts behind its layer."""
+        (layer,) = explicit_layers(self.beside)
+        return 2 + (NUM_LAYERS - int(layer) - (self.beside.skip == "residual")) / NUM_LAYERS
 
 
-CHOICES = {
-    "closed": Choice(4.0, STG((5,), 1.0), STG((5,), 1.0), 2.5),
-    "half": Choice(4.0, STG((5,), 1.0), STG((5,), 1.0), 2.5),
-    "open": Choice(4.0, STG((5,), 1.0), STG((5,), 1.0), 2.5),
-}
+_MOCHI = Choice(4.0, STG((5,), 1.0), STG((5,), 1.0))
+CHOICES = dict.fromkeys(prompts.KINDS, _MOCHI)
 WEAK_STEP, WEAK_SCALE = 3000, 1.0  # of Autoguidance
-REAL, RECONSTRUCTED, REFERENCE = (
-    Row(source=source) for source in ("real", "autoencoder", "reference")
-)
+RECONSTRUCTED = Row(source="autoencoder")
 
 
 def named_rows(setting: Setting) -> dict[str, Row]:

@@ -61,7 +61,7 @@ class FloorCheck:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the whole interval lies below the floor."""
+        """True if the whole interval lies below the floor."""
         return self.above.estimate.sign < 0
 
     @property
