@@ -15,12 +15,14 @@ from PIL import Image
 from skipguide.lab import autoencoder, mochi, open_judge, open_world, text, training_loop
 from skipguide.method.terms import STG
 from skipguide.metrics.frechet import Moments
-from skipguide.paper import analysis, models, records
+from skipguide.paper import analysis, directions, models, records
+from skipguide.paper.figure2 import UNCOND
 from skipguide.paper.open import clips as making
 from skipguide.paper.open import errors, measures, numbers, page, picture, prompts, run, study
 from skipguide.paper.open.study import Setting
 from skipguide.paper.records import Clips
 from skipguide.paper.rows import Row
+from skipguide.stats.estimate import Estimate
 
 # fewer and narrower layers than the model has, so that these tests take seconds
 SMALL = dict(num_layers=4, num_attention_heads=2)
@@ -199,8 +201,14 @@ def test_a_run_resumes_and_its_numbers_fill_the_page(
     assert {"frechet", "excess", "vendi", "entropy"} <= row["values"].keys()
     clips = records.load_clips(given.place(Setting("half")), analysis.REAL, 8)
     assert clips is not None
-    monkeypatch.setattr(page, "resources", _Template("[[table half]]\n[[progress half]]"))
-    text = page.fill(found)
+    one = directions.Direction(Estimate(-0.5, -0.6, -0.4, 8), 0.3, 0.1, 0.9, 0.2)
+    key = ("residual", "1", directions.ALL_LEVELS)
+    directions.write_directions({study.MODEL: {key: one}}, errors.path(tmp_path))
+    fields = "[[table half]]\n[[progress half]]\n[[errors]]\n[[prompts closed]]"
+    monkeypatch.setattr(page, "resources", _Template(fields))
+    text = page.fill(tmp_path)
+    assert "| residual 1 | 0.200 | **-0.5000 (-0.6000 to -0.4000)**" in text
+    assert f"- {prompts.pool('closed').captions[0]}\n" in text
     assert f"CFG 2, STG-R 1 at {LAYER}" in text
     assert "nan" not in text
 
@@ -264,16 +272,6 @@ def test_rows_of_the_study_are_each_once_and_have_names() -> None:
     assert models.CHUNK == 32
 
 
-def test_errors_of_a_push_against_closed_forms() -> None:
-    """Of |e|^2 = 4: along -e, across it, and half of both."""
-    product, push = torch.tensor([-4.0, 0.0, -2.0]), torch.tensor([4.0, 1.0, 4.0])
-    values = torch.stack([product, push, torch.full((3,), 4.0)], 1).double()
-    found = errors.Errors(("along", "across", "half"), values[:, None, None].expand(3, 2, 5, 3))
-    assert [found.mended(name) for name in found.directions] == pytest.approx([1, 0, 0.25])
-    assert [found.scale(name) for name in found.directions] == pytest.approx([1, 0, 0.5])
-    assert [found.cosine(name).value for name in found.directions] == pytest.approx([-1, 0, -0.5])
-
-
 def test_errors_on_own_trajectories(weights: Path, few: None) -> None:
     """The better model is the same one but for a constant, so that the error is known."""
     from skipguide.models import loading
@@ -291,9 +289,10 @@ def test_errors_on_own_trajectories(weights: Path, few: None) -> None:
     chunks = list(errors.measure(model, better, worse, 8))
     assert len(chunks) == 1
     found = chunks[0][1]
-    product, push, error = found.values.unbind(-1)
-    assert found.values.shape[0] == 2 * SMALL["num_layers"] + 2
-    assert found.values.shape[2:] == (8, 3)
+    product, push, error = (found.column(name) for name in ("product", "push", "error"))
+    assert found.directions[-2:] == (errors.EARLIER, UNCOND)
+    assert len(found.directions) == 2 * SMALL["num_layers"] + 2
+    assert found.values.shape[1:3] == (len(found.levels), 8)
     assert error.allclose(torch.tensor(0.25 * 24 * 4 * 8 * 8).double(), rtol=1e-3)
     assert (push[found.directions.index(errors.EARLIER)] < 1e-6).all()
     assert (push[:-2].sum((1, 2)) > 0).all()

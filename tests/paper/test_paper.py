@@ -26,6 +26,7 @@ from skipguide.files import packaged
 from skipguide.lab import judge, mochi, opensora, score_text, svd, training_loop, world
 from skipguide.paper import (
     analysis,
+    conclusions,
     cost,
     directions,
     experiments,
@@ -417,7 +418,7 @@ def test_rows_that_share_no_prompt_are_made_and_cannot_be_compared() -> None:
 def test_best_scale_is_where_the_error_is_least() -> None:
     generator = torch.Generator().manual_seed(0)
     c, p, target = (torch.randn(6, 50, generator=generator, dtype=torch.float64) for _ in range(3))
-    values = figure2._compare(c, p, target)[None, None]
+    values = figure2.compare(c, p, target)[None, None]
     one = directions.measure_direction(
         figure2.Alignment((("residual", "0"),), (0.5,), values), 0, 0
     )
@@ -515,7 +516,7 @@ def test_no_conclusion_is_drawn_from_clips_that_are_not_there(
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
     template = report.read_template(report.PAGE) + report.read_template(report.APPENDIX)
     text = empty.fill(template)
-    blocks = report.CONCLUSION.findall(template)
+    blocks = conclusions.CONCLUSION.findall(template)
     assert len(blocks) >= 7
     for _, sentences in blocks:
         assert sentences.split("[[")[0] not in text  # up to its first number
@@ -716,7 +717,9 @@ def test_distances_to_some_of_the_real_clips_say_so_and_conclude_nothing(
     text = filled(folder)
     assert "Frechet distances to 4 real clips" in text
     assert "Frechet distances to 4 of the 8 real clips" in text
-    assert not report.Report(order(folder), folder)._is_complete("lab-mochi", "tables-1-2")
+    assert not report.Report(order(folder), folder).conclusions.is_complete(
+        "lab-mochi", "tables-1-2"
+    )
 
 
 def test_a_row_that_is_missing_is_named_and_nothing_is_said_of_it(
@@ -787,7 +790,7 @@ def test_a_part_of_figure_2_concludes_nothing(tmp_path: Path, made: Path) -> Non
     found = report.Report(order(made), made)
     part = figure2.Alignment((("residual", "1"),), (0.5,), torch.ones(1, 1, 4, 5))
     found.directions["lab-mochi"] = directions.measure_directions(part)
-    assert not found._is_complete("lab-mochi", "figure-2")
+    assert not found.conclusions.is_complete("lab-mochi", "figure-2")
 
 
 def test_flicker_that_is_nothing_everywhere_is_no_share() -> None:

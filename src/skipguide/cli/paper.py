@@ -321,6 +321,8 @@ def _make_open(order: OpenOrder, docs: Path, dry_run: bool) -> None:
     with console.training_progress() as report:
         for progress in run.run(order):
             report("clips", progress)
+        for progress in run.measure_errors(order, docs):
+            report("errors", progress)
     typer.echo(numbers.write(numbers.measure(order), docs))
     typer.echo(run.make_picture(order, docs))
 

@@ -212,7 +212,7 @@ def _measure_call(generator: ClipGenerator, branch: GuidedDenoiser, call: Pipeli
         for weakened in branch.weak_passes:
             with patching.patched(weakened.patches()):
                 weak.append(_predict(branch, cond, target))
-        levels.append(torch.stack([_compare(c, p, target) for p in (*weak, u)]))
+        levels.append(torch.stack([compare(c, p, target) for p in (*weak, u)]))
     return torch.stack(levels, 1)
 
 
@@ -264,7 +264,7 @@ def _predict(branch: GuidedDenoiser, inputs: PlainData, target: Tensor) -> Tenso
     return found if branch.family.unet else found.narrow(1, 0, target.shape[1])
 
 
-def _compare(c: Tensor, p: Tensor, target: Tensor) -> Tensor:
+def compare(c: Tensor, p: Tensor, target: Tensor) -> Tensor:
     """Compare predictions with their target: (B, COLUMNS)."""
     e, d, weak = ((a - b).flatten(1).double() for a, b in ((c, target), (c, p), (p, target)))
     product, push, error = (e * d).sum(1), d.square().sum(1), e.square().sum(1)

@@ -30,11 +30,8 @@ the report says so in place of the field.
 
 A line whose fields have the model `*` is written for each model that has the named experiments.
 
-Sentences about results are written by hand, from CONCLUSION_CLIPS clips a row of the packaged
-models as they sample by default. They stand between `[[concluded EXPERIMENT ...]]` and `[[end]]`,
-each on a line of its own; while a model lacks a row of these experiments or some of its clips, and
-for other weights, steps or dtypes, the report says that in their place. `figure-2` is an experiment
-here. All other sentences are about how things are made, and hold whatever there is.
+Sentences about results are written by hand and stand where they can be concluded: see
+`conclusions`. All other sentences are about how things are made, and hold whatever there is.
 """
 
 from __future__ import annotations
@@ -49,7 +46,6 @@ from skipguide.lab import training_loop
 from skipguide.paper import (
     directions,
     experiments,
-    figure2,
     map_reliability,
     missing_records,
     models,
@@ -59,6 +55,7 @@ from skipguide.paper import (
     tables,
 )
 from skipguide.paper.analysis import MEASURES, Results
+from skipguide.paper.conclusions import Conclusions
 from skipguide.paper.figures import MAPS, Figures
 from skipguide.paper.plots import MAP_MEASURES
 from skipguide.paper.published import COMPARED_MEASURES, Source
@@ -67,15 +64,9 @@ from skipguide.paper.run import Order
 
 FIELD = re.compile(r"\[\[([^\[\]]+)\]\]")
 MODEL_FIELD = re.compile(r"(\[\[\w+ )\*(?= |\]\])")  # a field of the model `*`
-CONCLUSION = re.compile(r"^\[\[concluded ([^\[\]]+)\]\]\n(.*?)^\[\[end\]\]\n", re.M | re.S)
-CONCLUSION_CLIPS = 1024  # of every row, or as many as its experiment has at most
 PAGE, APPENDIX = "page.md", "appendix.md"  # the templates
 
 
-OTHER_SAMPLING = (
-    "*No conclusion: those that stand here are about the packaged models in"
-    " {dtype} with their usual number of steps, and this report is of something else.*\n"
-)
 NO_SUCH_MODEL = "*None of the models of this report has this.*"
 NO_VERDICT = "no verdict yet"
 
@@ -139,6 +130,7 @@ class Report:
             model: {one.name: one for one in experiments.experiments(model)}
             for model in models.MODELS
         }
+        self.conclusions = Conclusions(order, self.source, self.experiments)
         self.prefix = ""  # of links to figures, which differs between the pages
 
     @property
@@ -146,13 +138,6 @@ class Report:
         """True if there is a number or a picture to report."""
         clips = any(results.clips for results in self.results.values())
         return bool(clips or self.source.costs or self.directions or self.figures.names())
-
-    @property
-    def is_usual(self) -> bool:
-        """True if the models are the packaged ones and sample as they do by default."""
-        order = self.order
-        usual = {None, *(models.MODELS[name].steps for name in order.models)}
-        return order.dtype == models.DTYPE and order.steps in usual and not order.weights
 
     def write_pages(self, docs: Path) -> list[Path]:
         """Write both pages."""
@@ -168,61 +153,9 @@ class Report:
 
     def fill(self, text: str) -> str:
         """Replace the fields of a template, and the conclusions that cannot be drawn."""
-        if not self.is_usual:  # is said once
-            text = CONCLUSION.sub(OTHER_SAMPLING.format(dtype=models.DTYPE), text, count=1)
-            text = CONCLUSION.sub("", text)
-        text = CONCLUSION.sub(lambda match: self._conclude(match[1].split(), match[2]), text)
+        text = self.conclusions.fill(text)
         text = "".join(map(self._expand_models, text.splitlines(keepends=True)))
         return FIELD.sub(lambda match: self._field(*match[1].split()), text)
-
-    def _conclude(self, names: Sequence[str], sentences: str) -> str:
-        """Return the sentences, or which models have not made what they are drawn from."""
-        lacking = {
-            name: [model for model in models.MODELS if not self._is_complete(model, name)]
-            for name in names
-        }
-        parts = [f"{name} of {', '.join(found)}" for name, found in lacking.items() if found]
-        if not parts:
-            return sentences
-        return (
-            f"*No conclusion yet: that takes {CONCLUSION_CLIPS:,} clips a row, or all that an"
-            f" experiment has, and these have fewer: {'; '.join(parts)}.*\n"
-        )
-
-    def _is_complete(self, model: str, name: str) -> bool:
-        """Return whether a model has made what the conclusions are drawn from."""
-        if model in self.source.complete:
-            return name in self.source.complete[model] or self._is_of_others(model, name)
-        if name == "figure-2":
-            measured = self.directions.get(model, {}).values()
-            wanted = figure2.clips_of(model)
-            return bool(measured) and all(one.cosine.count >= wanted for one in measured)
-        if self._is_of_others(model, name):
-            return True
-        known = self.experiments[model]
-        wanted = min(CONCLUSION_CLIPS, known[name].most)
-        results = self.results.get(model)
-        return (
-            results is not None
-            and results.num_real >= models.NUM_REAL
-            and all(
-                (clips := results.clips_of(row)) is not None and len(clips) >= wanted
-                for row in known[name].rows
-            )
-        )
-
-    def _is_of_others(self, model: str, name: str) -> bool:
-        """Tell whether an experiment is one that only other models have."""
-        if not any(name in (*known, "figure-2") for known in self.experiments.values()):
-            raise ValueError(
-                f"a conclusion must name experiments, but got {name!r}. Correct the template."
-            )
-        return name not in (*self.experiments[model], "figure-2")
-
-    def _complete_experiments(self, model: str) -> list[str]:
-        """Return what conclusions can be drawn from."""
-        names = (*self.experiments[model], "figure-2")
-        return [name for name in names if self._is_complete(model, name)]
 
     def _expand_models(self, line: str) -> str:
         """Repeat a line of the model `*` for each model with its experiments; keep others."""
@@ -434,7 +367,7 @@ class Report:
         return self._describe_rows(model, [row, base], made)
 
     def _verdict(self, model: str, row: str, base: str, measure: str) -> str:
-        complete = self._is_complete(model, row.partition("/")[0])
+        complete = self.conclusions.is_complete(model, row.partition("/")[0])
 
         def made(results: Results, rows: Sequence[Row]) -> str:
             if not complete:
@@ -471,7 +404,7 @@ class Report:
             differences = [d for row in rows if (d := results.difference(row, first[0], measure))]
             if len(differences) < len(rows):
                 return _so_many(len(differences), len(rows))
-            if not self._is_complete(model, experiment):
+            if not self.conclusions.is_complete(model, experiment):
                 return NO_VERDICT
             found = Counter(
                 tables.verdict(difference, MEASURES[measure]) for difference in differences
@@ -502,7 +435,7 @@ class Report:
         chosen = {model: list(known.values()) for model, known in self.experiments.items()}
         tables.write_rows(list(self.results.values()), chosen, rows)
         directions.write_directions(self.directions, cosines)
-        complete = {model: self._complete_experiments(model) for model in self.results}
+        complete = {model: self.conclusions.complete_experiments(model) for model in self.results}
         published.write_page_numbers(self.source, complete, page)
         clips = {
             model: self.folder / f"{model}-clips.csv.gz"

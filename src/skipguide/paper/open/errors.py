@@ -10,7 +10,7 @@ and mends most at s = -<e, d> / |d|^2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,54 +18,30 @@ import torch
 from skipguide.families import lookup
 from skipguide.lab import training_loop
 from skipguide.method.protocols import PlainData
-from skipguide.method.terms import STG
-from skipguide.paper import models
+from skipguide.method.terms import STG, explicit_layers
+from skipguide.paper import experiments, models
+from skipguide.paper.figure2 import UNCOND, Alignment, compare
 from skipguide.paper.open import prompts
 from skipguide.paper.open.clips import Generator
 from skipguide.paper.rows import Row
 from skipguide.pipeline.denoiser import GuidedDenoiser
-from skipguide.stats import intervals
-from skipguide.stats.estimate import Estimate
 from skipguide.tuning.scan import levels
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
-COLUMNS = ("product", "push", "error")  # <e, d>, |d|^2 and |e|^2
-SKIPS = ("residual", "attention")
 NOISE_SHARES = (0.95, 0.8, 0.6, 0.3)
 CLIPS = 128
-EARLIER, UNCOND = "an earlier state", "CFG"
+EARLIER = ("earlier", "state")  # in place of a skip and its layer: Autoguidance's direction
 
 
-@dataclass(frozen=True)
-class Errors:
-    """What was measured: `values` is (directions, levels, clips, COLUMNS), float64."""
-
-    directions: tuple[str, ...]
-    values: Tensor
-
-    def cosine(self, direction: str) -> Estimate:
-        """Return the mean cosine of e and d over clips; below 0, a small push lessens the error."""
-        found = self.values[self.directions.index(direction)]
-        product, push, error = found.unbind(-1)
-        return intervals.mean((product / (push * error).sqrt()).mean(0))
-
-    def mended(self, direction: str) -> float:
-        """Return the share of the squared error that one scale for all mends, 0 if none does."""
-        found = self.values[self.directions.index(direction)]
-        product, push, error = found.sum((0, 1)).tolist()
-        return max(-product, 0.0) ** 2 / (push * error)
-
-    def scale(self, direction: str) -> float:
-        """Return the scale that mends most; below 0, no push away from p mends anything."""
-        found = self.values[self.directions.index(direction)]
-        product, push, _ = found.sum((0, 1)).tolist()
-        return -product / push
+def path(docs: Path) -> Path:
+    """Return where the numbers are."""
+    return docs / "open" / "errors.csv"
 
 
 def measure(
     model: Generator, better: Generator, worse: Generator, clips: int = CLIPS
-) -> Iterator[tuple[training_loop.Progress, Errors]]:
+) -> Iterator[tuple[training_loop.Progress, Alignment]]:
     """Measure the first prompts of a kind, a chunk at a time; yields all there is so far.
 
     Args:
@@ -73,52 +49,44 @@ def measure(
         better: the same after more training.
         worse: the same after less.
     """
+    depth = len(model.pipe.transformer.transformer_blocks)
+    terms = [STG((layer,), 1.0, skip) for skip in experiments.SKIPS for layer in range(depth)]
+    cells = [(term.skip, str(explicit_layers(term)[0])) for term in terms]
     found: list[Tensor] = []
-    terms = [STG((layer,), 1.0, skip) for skip in SKIPS for layer in range(_depth(model))]
-    names = (*(f"{term.skip} {term.layers[0]}" for term in terms), EARLIER, UNCOND)  # type: ignore[index]
     for start in range(0, clips, models.CHUNK):
         numbers = range(start, start + models.CHUNK)
-        found.append(_measure_chunk(model, better, worse, terms, numbers))
+        shares, values = _measure_chunk(model, better, worse, terms, numbers)
+        found.append(values)
         done = training_loop.Progress(start + models.CHUNK, clips, {}, 0.0)
-        yield done, Errors(names, torch.cat(found, 2))
-
-
-def _depth(model: Generator) -> int:
-    return len(model.pipe.transformer.transformer_blocks)
+        yield done, Alignment((*cells, EARLIER, UNCOND), shares, torch.cat(found, 2))
 
 
 @torch.no_grad()
 def _measure_chunk(
     model: Generator, better: Generator, worse: Generator, terms: list[STG], numbers: Sequence[int]
-) -> Tensor:
+) -> tuple[tuple[float, ...], Tensor]:
+    """Return the shares of noise, and (directions, levels, clips, COLUMNS)."""
     family = lookup.family_of(model.pipe)
     branch = GuidedDenoiser(family, model.pipe.transformer, terms, share_prefix=False)
     words = prompts.pool(model.kind).subset(numbers).captions
-    found = []
-    for inputs in _states(model, numbers):
-        c = branch.denoiser(**inputs)[0]
-        weak = []
+    found, states = [], _states(model, numbers)
+    for _, inputs in states:
+        c, weak = branch.denoiser(**inputs)[0], []
         for weakened in branch.weak_passes:
             with patching.patched(weakened.patches()):
                 weak.append(branch.denoiser(**inputs)[0])
         weak.append(_predict(worse.pipe, inputs, words))
         weak.append(_predict(model.pipe, inputs, [""] * len(words)))
-        error = (c - _predict(better.pipe, inputs, words)).double().flatten(1)
-        found.append(torch.stack([_compare(error, (c - p).double().flatten(1)) for p in weak]))
-    return torch.stack(found, 1).cpu()
+        target = _predict(better.pipe, inputs, words)
+        found.append(torch.stack([compare(c, p, target) for p in weak]))
+    return tuple(share for share, _ in states), torch.stack(found, 1).cpu()
 
 
-def _compare(error: Tensor, push: Tensor) -> Tensor:
-    """Return COLUMNS of each clip, `(N, 3)`."""
-    return torch.stack([(error * push).sum(1), push.square().sum(1), error.square().sum(1)], 1)
-
-
-def _states(model: Generator, numbers: Sequence[int]) -> list[PlainData]:
-    """Return what the pipeline gives its denoiser at the noise levels, without guidance."""
+def _states(model: Generator, numbers: Sequence[int]) -> list[tuple[float, PlainData]]:
+    """Return what the pipeline gives its denoiser at some shares of noise, without guidance."""
     calls: list[PlainData] = []
 
     def listen(module: Any, args: tuple[Any, ...], kwargs: PlainData) -> None:
-        assert not args
         calls.append({**kwargs, "hidden_states": kwargs["hidden_states"].clone()})
 
     hook = model.pipe.transformer.register_forward_pre_hook(listen, with_kwargs=True)
@@ -127,7 +95,7 @@ def _states(model: Generator, numbers: Sequence[int]) -> list[PlainData]:
     finally:
         hook.remove()
     shares = [1 - float(call["timestep"].flatten()[0]) / 1000 for call in calls]
-    return [calls[step] for _, step, _ in levels.nearest_steps(shares, NOISE_SHARES)]
+    return [(share, calls[step]) for _, step, share in levels.nearest_steps(shares, NOISE_SHARES)]
 
 
 def _predict(pipe: Any, inputs: PlainData, words: list[str]) -> Tensor:

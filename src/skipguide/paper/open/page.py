@@ -4,39 +4,43 @@
     [[gain SETTING ROW BASE MEASURE]]     the same of a difference; of "excess" in per cent of it
     [[table SETTING]]                     all rows, and below them what they are less CFG
     [[progress KIND]]                     CFG + STG less CFG, after each part of the training
+    [[errors]]                            what each push does to the errors on own trajectories
+    [[prompts KIND]]                      the prompts of the picture
     [[plan NAME]]                         clips, steps, dtype
 
 The sentences around the fields are written by hand, in page.md beside this file."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
 from skipguide.lab import training_loop
+from skipguide.paper import directions
 from skipguide.paper.analysis import Measure
-from skipguide.paper.open import measures, numbers, study
+from skipguide.paper.open import errors, measures, numbers, picture, study
 from skipguide.paper.open.numbers import Numbers
 from skipguide.paper.tables import ARROWS, NOT_YET, format_estimate, markdown_table
+from skipguide.paper.why_page import FIELD
 from skipguide.stats.estimate import Estimate
-
-FIELD = re.compile(r"\[\[([^\[\]]+)\]\]")
 
 
 def write(docs: Path) -> Path:
     """Fill the template from the numbers that are in a folder."""
     path = docs / "open-prompts.md"
     with training_loop.atomic_path(path) as part:
-        part.write_text(fill(numbers.read(docs)), encoding="utf-8")
+        part.write_text(fill(docs), encoding="utf-8")
     return path
 
 
-def fill(found: Numbers) -> str:
-    """Return the page."""
+def fill(docs: Path) -> str:
+    """Return the page, from the numbers that are in a folder."""
+    found = numbers.read(docs)
+    moves = directions.directions_table(directions.read_directions(errors.path(docs))[study.MODEL])
     folder = resources.files("skipguide.paper.open")
     template = folder.joinpath("page.md").read_text(encoding="utf-8")
+    template = template.replace("[[errors]]", moves)
     return FIELD.sub(lambda match: _field(found, match.group(1).split()), template)
 
 
@@ -47,6 +51,8 @@ def _field(found: Numbers, words: Sequence[str]) -> str:
         return f"{value:,}" if isinstance(value, int) else str(value)
     if verb == "table":
         return "\n".join(_table(found, rest[0]))
+    if verb == "prompts":
+        return "\n".join(f"- {text or '(empty)'}" for text in picture.captions(rest[0]))
     if verb == "progress":
         return "\n".join(_progress(found, rest[0]))
     if verb == "value":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from pathlib import Path
 
 from skipguide.lab import open_judge, training_loop
 from skipguide.models import loading
-from skipguide.paper import analysis, cost, models, records
+from skipguide.paper import analysis, cost, directions, models, records
 from skipguide.paper.forecast import format_hours, recorded_seconds
 from skipguide.paper.open import clips as making
-from skipguide.paper.open import picture, prompts, study
+from skipguide.paper.open import errors, picture, prompts, study
 from skipguide.paper.open.study import Setting
 from skipguide.paper.rows import Row
 from skipguide.paper.run import levels
@@ -121,6 +122,18 @@ def run(order: Order) -> Iterator[training_loop.Progress]:
         yield training_loop.Progress(
             done, len(todo), {"hours_left": hours}, time.monotonic() - started
         )
+
+
+def measure_errors(order: Order, docs: Path) -> Iterator[training_loop.Progress]:
+    """Measure the errors of the model after part of its training, and write them to the docs."""
+    worse, earlier = study.PROGRESS
+    states = (Setting("half", earlier), Setting("half"), Setting("half", worse))
+    made = _load_generators(dataclasses.replace(order, settings=states))
+    errors.path(docs).parent.mkdir(parents=True, exist_ok=True)
+    for progress, found in errors.measure(made[states[0]], made[states[1]], made[states[2]]):
+        measured = {study.MODEL: directions.measure_directions(found)}
+        directions.write_directions(measured, errors.path(docs))
+        yield progress
 
 
 def make_picture(order: Order, docs: Path) -> Path:
