@@ -11,7 +11,7 @@ Importing this package loads neither torch nor diffusers; the first use of a nam
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skipguide.method.cfg_rules import APG, TCFG, CFGZero, Interval
+    from skipguide.method.cfg_rules import APG, TCFG, CFGReuse, CFGZero, Interval
     from skipguide.method.restart import Restart
     from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
     from skipguide.pipeline.guide import Guide, guide
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "SLG", "STG", "TCFG", "Bin", "CFGZero", "Guide", "Interval", "Random", "Restart",
+    "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random", "Restart",
     "Schedule", "__version__", "guide", "tune",
 ]  # fmt: skip
 
@@ -33,6 +33,7 @@ _HOME = {
     "APG": "skipguide.method.cfg_rules",
     "CFGZero": "skipguide.method.cfg_rules",
     "TCFG": "skipguide.method.cfg_rules",
+    "CFGReuse": "skipguide.method.cfg_rules",
     "Interval": "skipguide.method.cfg_rules",
     "guide": "skipguide.pipeline.guide",
     "Guide": "skipguide.pipeline.guide",

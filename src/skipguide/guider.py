@@ -248,7 +248,7 @@ class SkipGuidance(BaseGuidance):
             self._begin_run()
         self._guided_step = None
         if self._run is not None:
-            self._guided_step = self._run.decide_step(step, self._cfg_is_on())
+            self._guided_step = self._run.decide_step(step, self._cfg_is_on(), self._guided)
             self._guided_step.choose_combination()
 
     def _begin_run(self) -> None:
@@ -266,7 +266,8 @@ class SkipGuidance(BaseGuidance):
         if step is None or run is None:
             weak = list(self._weak_terms()) if self._enabled and self._step is None else []
             return [COND, *([UNCOND] if self._cfg_is_on() else []), *weak]
-        uncond = [UNCOND] if step.has_cfg and not step.leaves_out_uncond else []
+        computes_uncond = step.has_cfg and not (step.leaves_out_uncond or step.reuses_uncond)
+        uncond = [UNCOND] if computes_uncond else []
         return [COND, *uncond, *(_weak_name(active) for active in self._terms_that_run())]
 
     def _terms_that_run(self) -> list[ActiveTerm]:
@@ -277,7 +278,7 @@ class SkipGuidance(BaseGuidance):
         return [
             active
             for active in step.active_terms
-            if guided is None or run.cached_difference(guided, active) is None
+            if guided is None or run.runs_weak_pass(guided, active, step)
         ]
 
     def _weak_terms(self) -> dict[str, ActiveTerm]:
@@ -521,6 +522,11 @@ class SkipGuidance(BaseGuidance):
         from_cond = self.use_original_formulation and step.guidance_scale is None
         g = self.guidance_scale + (from_cond and step.rule is not None)
         us = None if pred_uncond is None else (pred_uncond,)
+        if step.reuses_uncond:
+            us = run.reused_uncond(self._guided, step)
+            assert us is not None  # a guider's predictions have one shape
+        elif us is not None:
+            run.keep_uncond(self._guided, step, us)
         # not with g + 1: to the last bit what CFG's own guider gives
         cfg = _cfg_from_cond if from_cond else None
         (D,) = run.guided_predictions(step, us, (g,), cfg)
@@ -538,12 +544,11 @@ class SkipGuidance(BaseGuidance):
             return found
         if found is not None:
             run.check_effect(guided, active, step.c, (found,))
-            run.keep_difference(guided, active, step.c, (found,))
+            run.keep_weak(guided, active, step, (found,))
             return found
-        kept = run.cached_difference(guided, active)
-        assert kept is not None  # else active_predictions() would have asked for it
-        kept.uses += 1
-        return step.c[0] - kept.differences[0]
+        reused = run.reused_weak(guided, active, step)
+        assert reused is not None  # else active_predictions() would have asked for it
+        return reused[0]
 
     def _step_without_run(self, has_cfg: bool, pred_weak: Iterable[str]) -> GuidedStep:
         """Return the step of a forward() that no pipeline began."""

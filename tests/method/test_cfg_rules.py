@@ -685,6 +685,6 @@ def test_space_of_a_rescaling_that_is_off_does_not_matter() -> None:
 def test_rule_of_another_kind_is_refused() -> None:
     pipe = tiny.tiny("MochiPipeline").pipe
     with pytest.raises(
-        ValueError, match=r"cfg must be an APG, CFGZero, TCFG or Interval, but got 4\.5"
+        ValueError, match=r"cfg must be an APG, CFGZero, TCFG, Interval or CFGReuse, but got 4\.5"
     ):
         guide(pipe, cfg=4.5)  # type: ignore[arg-type]

@@ -55,7 +55,9 @@ def describe_guidance(content: ReadOnlyData) -> list[str]:
     found = ["STG by noise level"] if content.get("schedule") else []
     found += _describe_alike(stg, bool(content.get("orthogonalize")))
     found += [f"SLG ({_what(term)})" for term in terms if term.get("kind") == "slg"]
-    return found + (["restart"] if content.get("restart") else [])
+    found += ["restart"] if content.get("restart") else []
+    budget = content.get("budget")
+    return found + ([] if budget is None else [f"budget {budget:g}"])
 
 
 def columns(complete: ReadOnlyData) -> PlainData:
@@ -106,7 +108,7 @@ def _what(term: ReadOnlyData) -> str:
     found += ", normalized" if term.get("normalize") else ""
     start, stop = term.get("start") or 0.0, term.get("stop", 1.0)
     found += f", {start:g}-{stop:g}" if (start, stop) != (0.0, 1.0) else ""
-    return found + (f", every {every}" if (every := term.get("every") or 1) > 1 else "")
+    return found + (f", every {every}" if (every := term.get("every") or 1) != 1 else "")
 
 
 def _what_words(term: ReadOnlyData) -> Iterator[str]:

@@ -46,6 +46,7 @@ Terms = Annotated[
     tuple[Parts, ...] | None, BeforeValidator(lambda value: parsing.parse_list(value, "layers"))
 ]
 Bins = Annotated[tuple[Parts, ...] | str | None, BeforeValidator(_parse_bins)]
+Every = Annotated[int | float | str | None, BeforeValidator(parsing.parse_every)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _SCALE_REQUIREMENT = "a finite number >= 0 (0 is off)"
 SCALE_AXES = {
@@ -73,6 +74,7 @@ _NEUTRAL_DEFAULTS = {
     "every": 1,
     "rescale_space": "prediction",
 }  # of no preset
+_OF_PLAIN_CFG = ("interval", "reuse")  # rules that leave the formula of CFG as it is
 _MORE_TERMS = ("slg_layers", "term")  # younger than the keys of clips
 
 
@@ -123,10 +125,10 @@ class GuidanceFlags(BaseModel):
     normalize: bool | None = _field(
         "true or false", "Pushes of one length whatever the layer: scale times a tenth of c."
     )
-    every: int | None = _field(
-        "a whole number >= 1",
-        "Run the weak pass at every n-th guided step and use it again in between.",
-        ge=1,
+    every: Every = _field(
+        'a whole number >= 1, a share such as 0.5, or "auto"',
+        "Run the weak pass at every n-th guided step, at a share of them (0.5), or where it changes"
+        " (auto); in between it follows from the last ones.",
     )
     slg_layers: Layers = _field(
         parsing.LAYER_GRAMMAR,
@@ -155,9 +157,15 @@ class GuidanceFlags(BaseModel):
         "Of what the deviation is: of predictions, or of estimates of the clean video.",
     )
     cfg_rule: Rule = _field(
-        'one of apg, cfg-zero, tcfg, interval, and its parts, as in "apg eta=0.2"',
-        "Instead of plain CFG: apg, cfg-zero, tcfg or interval, and its parts, as in 'interval"
-        " window=0.1:0.9'.",
+        'one of apg, cfg-zero, tcfg, interval, reuse, and its parts, as in "apg eta=0.2"',
+        "Instead of plain CFG: apg, cfg-zero, tcfg, interval or reuse, and its parts, as in"
+        " 'interval window=0.1:0.9' or 'reuse every=0.75'.",
+    )
+    budget: float | None = _field(
+        "a number above 1",
+        "Forward passes that a step may take on average (CFG alone: 2): u and the weak passes are"
+        " computed at as many steps as fit, and follow from the last ones in between.",
+        gt=1,
     )
     restart: Restarts = _field(
         'an interval and its parts, as in "0.4:0.6 repeats=2" or "sigma=0.3:0.7"',
@@ -248,7 +256,7 @@ class GuidanceFlags(BaseModel):
     @property
     def replaces_cfg(self) -> bool:
         """True if a rule replaces CFG at every step."""
-        return self.cfg_rule is not None and self.cfg_rule.get("name") != "interval"
+        return self.cfg_rule is not None and self.cfg_rule.get("name") not in _OF_PLAIN_CFG
 
     def said(self) -> PlainData:
         """Return the flags that are given, ready for JSON."""
@@ -345,6 +353,7 @@ def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> Pla
         "orthogonalize": flags.orthogonalize,
         "cfg": flags.cfg_rule,
         "restart": flags.restart,
+        "budget": flags.budget,
     }
     if flags.schedule is not None:
         return {**found, "schedule": flags.schedule}
@@ -379,7 +388,7 @@ def from_guidance(content: ReadOnlyData) -> PlainData | None:
         "layers": [], **dict.fromkeys(SCALE_AXES, 0.0), **_SHARED, **_NEUTRAL_DEFAULTS,
         "rescale": 0.0,
     }  # fmt: skip
-    same = ("rescale", "rescale_space", "orthogonalize", "schedule", "restart")
+    same = ("rescale", "rescale_space", "orthogonalize", "schedule", "restart", "budget")
     found |= {name: content[name] for name in same if name in content}
     if "cfg" in content:
         found["cfg_rule"] = content["cfg"]

@@ -33,6 +33,7 @@ from skipguide.method.request import GuidanceRequest, published_rescale, unpack_
 from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
 from skipguide.pipeline import call_frame, combine, compat, foreign_code
+from skipguide.pipeline.budget import BudgetPlan
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
 from skipguide.pipeline.loop import PipelineLoop
@@ -60,6 +61,7 @@ def guide(
     cfg: cfg_rules.CFGRule | None = None,
     restart: Restart | Sequence[Restart] | None = None,
     share_prefix: bool = True,
+    budget: float | None = None,
 ) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
@@ -76,13 +78,17 @@ def guide(
         orthogonalize: each STG term loses its components along those before it, in the order given
             (Eq. 21), per sample and output. A term that is parallel to those before it vanishes; a
             zero one takes nothing away. The paper found no gain in it.
-        cfg: what stands in the place of u + g (c - u): an APG, CFGZero, TCFG or Interval; g is the
-            pipeline's.
+        cfg: what stands in the place of u + g (c - u): an APG, CFGZero, TCFG or Interval, or a
+            CFGReuse, which computes u at some steps only; g is the pipeline's.
         restart: do the steps of an interval of noise levels again (Algorithm 3); alone, or with
             terms, which hold in the repeated steps as they do in the first round. The additional
             passes are in `handle.passes`.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for
             benchmarks and doubt.
+        budget: forward passes of one sample that a step may take on average, such as 2.0, what CFG
+            takes. At which steps u and the weak passes are computed, and at which they follow from
+            earlier ones, is chosen for it (pipeline/budget.py); `handle.plan` says it after the
+            first step, as the log does. An approximation where the budget is below the exact cost.
 
     Returns:
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks
@@ -98,7 +104,7 @@ def guide(
     schedule, single = unpack_terms(terms, allow_empty=bool(restarts) or cfg is not None)
     phi = published_rescale(single) if rescale is None else rescale
     request = GuidanceRequest(
-        single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix
+        single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix, budget
     )
     _check_weak_models(pipe, family, single)
     check_unguided(pipe, family)
@@ -151,6 +157,7 @@ class Guide:
         variance = family.learned_variance and compat.predicts_variance(pipe)
         self._run = RunState(request, len(family.outputs), self._loop, variance)
         self._guider_formula = GuiderFormula(self._add_to_guider)
+        self.plan: BudgetPlan | None = None  # of the last run with a budget
         self._step: GuidedStep | None = None
         self._timesteps: Tensor | None = None  # of the run: schedulers make new ones for each
         self._undo: list[patching.Patch] = []  # restores the modules after the call under way
@@ -250,7 +257,9 @@ class Guide:
         self._clean_up()  # after a call that raised
         held = lookup.denoisers_of(self.pipe, self.family)
         foreign_code.check_caller(denoiser, held, type(self.pipe).__name__)
-        step, guided = self._find_step(), self._guided_denoisers[denoiser]
+        guided = self._guided_denoisers[denoiser]
+        step = self._find_step(guided)
+        guided = self._guided_denoisers[denoiser]  # a run that begins may have made another
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
@@ -263,7 +272,7 @@ class Guide:
         step.inputs = guided.bind_inputs(args, kwargs)
         return (), self._select_rows(step.inputs, patching.COND)
 
-    def _find_step(self) -> GuidedStep:
+    def _find_step(self, guided: GuidedDenoiser) -> GuidedStep:
         """Return the step that a call of the denoiser belongs to: the one under way, or the
         next."""
         frame = call_frame.find_call_frame(self.pipe)
@@ -283,7 +292,7 @@ class Guide:
             self._timesteps, self.passes = timesteps, PassCounts()
             self._begin_run()
             index = self._loop.first_index() if step is None else 0
-        self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame))
+        self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame), guided)
         self._loop.add_calls(step, frame)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
@@ -311,7 +320,7 @@ class Guide:
             guided.watch.begin_run()
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
-        if step.leaves_out_uncond:
+        if step.leaves_out_uncond or step.us is not None:
             return guided.idle_patches()
         self.passes.uncond_weakened.update(guided.weak_passes[j] for j in step.uncond_terms)
         return guided.uncond_patches(step.uncond_terms)
@@ -339,6 +348,9 @@ class Guide:
                     self._guided_denoisers[denoiser], step, args, kwargs, output
                 )
             found = self._extract_predictions(output)
+            if step.calls_done == 2 and step.has_cfg and not step.split_batch:  # that of u
+                found = step.us or found
+                self._run.keep_uncond(self._guided_denoisers[denoiser], step, found)
             returned = combine.after_later_call(self._run, self._loop, step, found)
             return combine.replace_samples(output, returned)
         finally:
@@ -359,7 +371,9 @@ class Guide:
             guided.set_input_spec(args, kwargs)
             self._input_spec_set = True
         step.c = self._extract_predictions(output)
-        weaks = [self._weak_predictions(guided, a, step.c, args, kwargs) for a in step.active_terms]
+        if self._run.differences.needs_plan:
+            self._choose_plan(guided, step)
+        weaks = [self._weak_predictions(guided, a, step, args, kwargs) for a in step.active_terms]
         channels = step.c[0].shape[1] // 2 if self._run.variance else None
         step.compute_push(weaks, self.request.orthogonalize, channels)
         del weaks
@@ -369,15 +383,31 @@ class Guide:
             guided.watch.check_repeat(step.c, again)
         if guided.prefix_cache is not None:
             guided.prefix_cache.clear()  # before the other half takes its memory
+        if step.reuses_uncond:
+            step.us = self._run.reused_uncond(guided, step)
+            self.passes.unweakened += step.us is None
         us = None
         if step.split_batch and not step.leaves_out_uncond:
-            inputs = self._select_rows(step.inputs, patching.UNCOND)
-            us = self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+            us = step.us or self._run_uncond_half(guided, step)
+            self._run.keep_uncond(guided, step, us)
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
             return combine.replace_samples(output, step.returned)
         pairs = zip(us, step.returned, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
+
+    def _run_uncond_half(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
+        inputs = self._select_rows(step.inputs, patching.UNCOND)
+        return self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+
+    def _choose_plan(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
+        """Choose what a budget is spent on, in the first guided step of a run, and say it."""
+        costs = [weak.cost(shared=weak.prefix_cache is not None) for weak in guided.weak_passes]
+        g = 1.0
+        if step.has_cfg:
+            g = self._loop.guidance_scales(len(step.c))[0]
+        self.plan = self._run.differences.choose_plan(costs, step.has_cfg, g)
+        _log.info("%s", self.plan)
 
     def _add_to_guider(self, pred_cond: Tensor, pred: Tensor) -> Tensor:
         """Return what a guider with a formula of its own makes of u and c, with the push added."""
@@ -395,24 +425,23 @@ class Guide:
         self,
         guided: GuidedDenoiser,
         active: ActiveTerm,
-        c: tuple[Tensor, ...],
+        step: GuidedStep,
         args: tuple[Any, ...],
         kwargs: ReadOnlyInputs,
     ) -> tuple[Tensor, ...]:
         """Return what one weakened model predicts from the inputs of the cond call.
 
-        Where a term runs at every n-th step only, this is c less the last difference in between.
+        Where a term does not run at every step, this is c less what earlier differences give.
         """
-        kept = self._run.cached_difference(guided, active)
-        if kept is not None and kept.has_shapes_of(c):
-            kept.uses += 1
-            return tuple(own - gap for own, gap in zip(c, kept.differences, strict=True))
+        reused = self._run.reused_weak(guided, active, step)
+        if reused is not None:
+            return reused
         weak = guided.weak_passes[active.index]
         self.passes.weak_runs[weak] += 1
         patches = guided.weak_patches(active.index)
         found = self._run_denoiser(weak.denoiser, args, kwargs, patches)
-        self._run.check_effect(guided, active, c, found)
-        self._run.keep_difference(guided, active, c, found)
+        self._run.check_effect(guided, active, step.c, found)
+        self._run.keep_weak(guided, active, step, found)
         return found
 
     def _run_denoiser(

@@ -168,7 +168,9 @@ class PipelineLoop:
         step.split_batch = batched and step.has_cfg and step.is_guided
         step.num_calls = (1 if batched or not step.has_cfg else 2) + len(own)
         # nobody computes a u that is not needed, but for the resnets of a UNet called a second time
-        unneeded = step.leaves_out_uncond and (batched or not self.family.unet)
+        unneeded = (step.leaves_out_uncond or step.reuses_uncond) and (
+            batched or not self.family.unet
+        )
         step.num_passes = (2 if step.has_cfg and not unneeded else 1) + len(own)
 
     def _check_formula(self, step: GuidedStep, frame: FrameType) -> None:

@@ -14,10 +14,12 @@ import torch
 from skipguide.method import cfg_rules, formula, terms
 from skipguide.method.formula import DataSpace
 from skipguide.method.request import GuidanceRequest, active_bins
+from skipguide.method.reuse import DifferenceHistory
 from skipguide.method.terms import SLG, STG
 from skipguide.pipeline import noise_levels
 from skipguide.pipeline.denoiser import GuidedDenoiser
-from skipguide.pipeline.step import ActiveTerm, CachedDifference, Combination, GuidedStep
+from skipguide.pipeline.differences import RunDifferences
+from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep
 
 Tensor = torch.Tensor
 Term = STG | SLG
@@ -78,7 +80,7 @@ class RunState:
         self._sigmas: list[float] = []  # per step, for a schedule
         self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
         self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
-        self._differences: dict[tuple[GuidedDenoiser, int], CachedDifference] = {}
+        self.differences = RunDifferences(request, loop, self._guided_steps)
         self._effective = set[tuple[GuidedDenoiser, int]]()  # terms that changed something
 
     # --- the run ----------------------------------------------------------------------------------
@@ -96,6 +98,7 @@ class RunState:
         self.check_steps(num_steps)
         self._data_coefficients = self._find_data_coefficients()
         self._sigmas = self._find_sigmas() if self.schedule else []
+        self.differences.begin_run()
 
     def check_steps(self, num_steps: int) -> None:
         """Check what a number of steps alone decides: windows, lists of scales, zero steps.
@@ -108,11 +111,13 @@ class RunState:
 
     def forget_history(self) -> None:
         """Forget what is kept from step to step, as at another noise level."""
-        self._momentum, self._differences = {}, {}
+        self._momentum = {}
+        self.differences.forget()
 
     def _check_noise_levels(self) -> None:
         """SkyReels-V2 gives each frame a noise level of its own where `ar_step` is set."""
         what = "a Schedule" if self.schedule else self.request.data_space_features
+        what = what or self.differences.feature
         if not what:
             return
         steps, levels = self.loop.num_steps(), len(self.loop.scheduler.timesteps)
@@ -179,10 +184,13 @@ class RunState:
 
     # --- a step -----------------------------------------------------------------------------------
 
-    def decide_step(self, index: int, has_cfg: bool) -> GuidedStep:
+    def decide_step(
+        self, index: int, has_cfg: bool, guided: GuidedDenoiser | None = None
+    ) -> GuidedStep:
         """Return step `index` of the run: its terms, scales and rule. The driver adds its calls.
 
         Args:
+            guided: the denoiser of the step, as far as the driver knows it.
             has_cfg: whether the loop computes u at this step, were it not guided.
 
         Raises:
@@ -203,7 +211,21 @@ class RunState:
         if not has_cfg and (step.uncond_terms or g not in (None, 1) or self.rule is not None):
             self._check_cfg_was_on(step)
             step.uncond_terms = ()
+        if has_cfg and not step.leaves_out_uncond:
+            self._decide_uncond(step, guided)
         return step
+
+    def _decide_uncond(self, step: GuidedStep, guided: GuidedDenoiser | None) -> None:
+        """Settle whether u is computed at a step, or c - u is that of earlier ones."""
+        history = self.differences.of_uncond(guided, step.uncond_terms)
+        step.keeps_uncond = history is not None or self.differences.needs_plan
+        step.reuses_uncond = history is not None and not history.is_due(step.index)
+
+    def _guided_steps(self, j: int) -> list[int]:
+        """Return the steps of the run at which a term is on."""
+        zero = self.rule.zero_steps if isinstance(self.rule, cfg_rules.CFGZero) else 0
+        steps = range(self.loop.num_steps())
+        return [i for i in steps if j in self._active_guidance(i)[0] and self.loop.position(i)[0] >= zero]
 
     def _active_guidance(self, index: int) -> tuple[list[int], float, float | None]:
         """Return which terms are on at a step, phi, and g where it is not the pipeline's."""
@@ -232,6 +254,8 @@ class RunState:
             if not formula.is_in_window(*self.rule.window, i, num_steps):
                 step.combination, step.uncond_terms = Combination.COND_ONLY, ()
             return
+        if isinstance(self.rule, cfg_rules.CFGReuse):
+            return  # CFG as it is, whether u is computed or not
         step.rule = self.rule
         if self.schedule is None:
             step.phi = self.request.rescale
@@ -266,24 +290,48 @@ class RunState:
 
     # --- what is kept from step to step -----------------------------------------------------------
 
-    def cached_difference(
-        self, guided: GuidedDenoiser, active: ActiveTerm
-    ) -> CachedDifference | None:
-        """Return the difference of an earlier step that a term uses again at this one (`every`)."""
-        kept = self._differences.get((guided, active.index))
-        return kept if kept is not None and kept.uses < active.term.every else None
+    def runs_weak_pass(self, guided: GuidedDenoiser, active: ActiveTerm, step: GuidedStep) -> bool:
+        """Return whether a term's weak pass runs at a step, or earlier differences are used."""
+        history = self.differences.of_term(guided, active.index)
+        return history is None or history.is_due(step.index)
 
-    def keep_difference(
+    def reused_weak(
+        self, guided: GuidedDenoiser, active: ActiveTerm, step: GuidedStep
+    ) -> tuple[Tensor, ...] | None:
+        """Return the p that earlier differences stand for; None if the weak pass has to run."""
+        history = self.differences.of_term(guided, active.index)
+        return _continue(history, step)
+
+    def keep_weak(
         self,
         guided: GuidedDenoiser,
         active: ActiveTerm,
-        c: Sequence[Tensor],
+        step: GuidedStep,
         weak: Sequence[Tensor],
     ) -> None:
-        """Keep c - p for the next steps, where the term does not run at each of them."""
-        if active.term.every > 1:
-            found = tuple(own - p for own, p in zip(c, weak, strict=True))
-            self._differences[guided, active.index] = CachedDifference(found)
+        """Keep c - p for later steps, where the term does not run at each of them."""
+        history = self.differences.of_term(guided, active.index)
+        if history is not None:
+            history.add(step.index, tuple(c - p for c, p in zip(step.c, weak, strict=True)))
+
+    def reused_uncond(
+        self, guided: GuidedDenoiser | None, step: GuidedStep
+    ) -> tuple[Tensor, ...] | None:
+        """Return the u that earlier differences stand for; None if it has to be computed.
+
+        After None the step knows that it computes u."""
+        history = self.differences.of_uncond(guided, step.uncond_terms)
+        found = _continue(history, step) if step.reuses_uncond else None
+        step.reuses_uncond = found is not None
+        return found
+
+    def keep_uncond(
+        self, guided: GuidedDenoiser | None, step: GuidedStep, us: Sequence[Tensor]
+    ) -> None:
+        """Keep c - u for later steps, where u is not computed at each of them."""
+        history = self.differences.of_uncond(guided, step.uncond_terms)
+        if history is not None and step.keeps_uncond and not step.reuses_uncond:
+            history.add(step.index, tuple(c - u for c, u in zip(step.c, us, strict=True)))
 
     def check_effect(
         self,
@@ -369,6 +417,15 @@ class RunState:
             )
         a, b = self._data_coefficients[self.loop.first_timestep_index() + step.index]
         return DataSpace(latents, a, b)
+
+
+def _continue(history: DifferenceHistory | None, step: GuidedStep) -> tuple[Tensor, ...] | None:
+    """Return c less the continued difference; None where it is due, or of another shape."""
+    if history is None or history.is_due(step.index) or not history.fits(step.c):
+        return None
+    differences = history.extrapolate(step.index)
+    history.count_reuse(step.index)
+    return tuple(c - d for c, d in zip(step.c, differences, strict=True))
 
 
 def _describe(term: STG) -> str:

@@ -57,6 +57,8 @@ class GuidedStep:
         num_calls: how often the pipeline calls its denoiser.
         num_passes: forward passes of one sample, without weak ones.
         split_batch: the one call on [uncond, cond] runs in halves.
+        keeps_uncond: c - u may be used again by later steps.
+        reuses_uncond: u is not computed: c - u is that of earlier steps.
     """
 
     index: int
@@ -70,9 +72,12 @@ class GuidedStep:
     num_calls: int = 1
     num_passes: int = 1
     split_batch: bool = False
+    keeps_uncond: bool = False
+    reuses_uncond: bool = False
     calls_done: int = 0
     inputs: Inputs = dataclasses.field(default_factory=dict)  # of a batch that is split
     c: tuple[Tensor, ...] = ()  # the conditional prediction, per output of the denoiser
+    us: tuple[Tensor, ...] | None = None  # where it is not computed: c less earlier differences
     push: tuple[Tensor, ...] = ()  # the sum over the terms, per output
     returned: tuple[Tensor, ...] = ()  # what the pipeline got in the place of c
 
@@ -96,7 +101,7 @@ class GuidedStep:
         if self.combination is not Combination.UNGUIDED:
             return
         replaces = self.phi != 0 or self.guidance_scale is not None or self.rule is not None
-        if not (self.active_terms or self.uncond_terms or replaces):
+        if not (self.active_terms or self.uncond_terms or replaces or self.keeps_uncond):
             return
         if by_guider:
             self.combination = Combination.GUIDER
@@ -129,20 +134,7 @@ class GuidedStep:
 
     def clear(self) -> None:
         """Free the tensors."""
-        self.inputs, self.c, self.returned, self.push = {}, (), (), ()
-
-
-@dataclasses.dataclass
-class CachedDifference:
-    """The difference c - p of a step, for the next ones (`every`)."""
-
-    differences: tuple[Tensor, ...]  # per output
-    uses: int = 1  # steps so far
-
-    def has_shapes_of(self, predictions: Sequence[Tensor]) -> bool:
-        """Return whether it fits: some runs drop frames on their way, or take more of them in."""
-        pairs = zip(self.differences, predictions, strict=True)
-        return all(difference.shape == c.shape for difference, c in pairs)
+        self.inputs, self.c, self.returned, self.push, self.us = {}, (), (), (), None
 
 
 @dataclasses.dataclass

@@ -268,4 +268,4 @@ def _count_weak_passes(term: STG, steps: int) -> int:
         for step in range(steps)
         if formula.is_in_window(term.start, term.stop, step, steps)
     )
-    return math.ceil(guided / term.every)
+    return term.reuse.count(guided)

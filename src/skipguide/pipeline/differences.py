@@ -1,0 +1,187 @@
+"""The differences of a guided run that later steps use again: c - p of each term, and c - u."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from skipguide.method import formula
+from skipguide.method.cfg_rules import CFGReuse, Interval
+from skipguide.method.request import GuidanceRequest
+from skipguide.method.reuse import DifferenceHistory, NoisePath, Placement, Reuse
+from skipguide.method.terms import STG
+from skipguide.pipeline import budget, noise_levels
+from skipguide.pipeline.budget import BudgetPlan, Demand
+
+if TYPE_CHECKING:
+    from skipguide.pipeline.run import Loop
+
+_PLANNED = Reuse(extrapolate=2)
+
+
+class RunDifferences:
+    """What one run keeps of its differences, and at which steps it computes them.
+
+    Args:
+        request: what was asked for.
+        loop: the sampling loop.
+        guided_steps: the steps of the run at which a term is on, by its index.
+    """
+
+    def __init__(
+        self, request: GuidanceRequest, loop: Loop, guided_steps: Callable[[int], list[int]]
+    ):
+        self.request, self.loop, self._guided_steps = request, loop, guided_steps
+        self.plan: BudgetPlan | None = None  # of this run, once its costs are known
+        self._path: NoisePath | None = None
+        self._histories: dict[Any, DifferenceHistory] = {}
+
+    @property
+    def feature(self) -> str:
+        """What needs the noise levels of the run, for errors; "" if nothing does."""
+        request = self.request
+        if request.budget is not None:
+            return "a budget"
+        rules = [request.cfg.reuse] if isinstance(request.cfg, CFGReuse) else []
+        reuses = [term.reuse for term in request.terms if isinstance(term, STG)] + rules
+        return "every= with a share or extrapolation" if any(
+            reuse.needs_noise_levels for reuse in reuses
+        ) else ""
+
+    def begin_run(self) -> None:
+        """Read the noise levels of the run that begins, if they are needed: one transfer."""
+        self.plan, self._path = None, None
+        self.forget()
+        if self.feature:
+            first = self.loop.first_timestep_index()
+            shares = noise_levels.noise_shares(self.loop.scheduler)
+            self._path = NoisePath(shares[first:][: self.loop.num_steps()])
+
+    def forget(self) -> None:
+        """Forget all differences, as at another noise level."""
+        self._histories = {}
+
+    def of_term(self, denoiser: Any, index: int) -> DifferenceHistory | None:
+        """Return the differences of a term on one denoiser; None if it runs at every step."""
+        term = self.request.terms[index]
+        assert isinstance(term, STG)
+        planned = self._planned(f"term {index}")
+        if planned is None and not term.reuse.is_on:
+            return None
+        return self._history(
+            (denoiser, index),
+            term.reuse,
+            lambda: self._guided_steps(index),
+            planned,
+            budget.WEAK_LENGTH,
+        )
+
+    def of_uncond(self, denoiser: Any, uncond_terms: tuple[int, ...]) -> DifferenceHistory | None:
+        """Return the differences c - u; None if u is computed at every step.
+
+        Args:
+            denoiser: Wan 2.2 has two, each with a history of its own.
+            uncond_terms: the SLG terms that weaken u, of which each set has another c - u.
+        """
+        rule, planned = self.request.cfg, self._planned("u")
+        if planned is None and not isinstance(rule, CFGReuse):
+            return None
+        reuse, steps, stop = _PLANNED, list(self._steps()), None
+        if isinstance(rule, CFGReuse):
+            reuse = rule.reuse
+            if rule.gate < 1:
+                steps = [i for i in steps if self._fraction(i) < rule.gate]
+                stop = steps[-1] + 1
+        key = (denoiser, "u", uncond_terms)
+        return self._history(key, reuse, lambda: steps, planned, budget.UNCOND_LENGTH, stop)
+
+    def _history(
+        self,
+        key: Any,
+        reuse: Reuse,
+        steps: Callable[[], list[int]],
+        planned: Collection[int] | None,
+        length: budget.Curve,
+        stop: int | None = None,
+    ) -> DifferenceHistory:
+        if key not in self._histories:
+            listed = steps()
+            if planned is None and isinstance(reuse.every, float) and self._path is not None:
+                planned = self._place(listed, reuse.every, length)
+            used = _PLANNED if self.plan is not None else reuse
+            self._histories[key] = DifferenceHistory(used, self._path, listed, planned, stop)
+        return self._histories[key]
+
+    def _place(self, steps: Sequence[int], share: float, length: budget.Curve) -> frozenset[int]:
+        assert self._path is not None
+        importance = budget.lengths(length, self._path)
+        placement = Placement(self._path, steps, self._fresh(steps), importance)
+        return placement.choose(Reuse(share).count(len(steps)))
+
+    def _fraction(self, step: int) -> float:
+        i, num_steps = self.loop.position(step)
+        return i / num_steps
+
+    def _steps(self) -> range:
+        return range(self.loop.num_steps())
+
+    def _fresh(self, steps: Sequence[int]) -> frozenset[int]:
+        """Return the first of some steps, and those to which a restart goes back."""
+        jumps = [
+            i for i in self._steps()[1:] if self.loop.position(i)[0] <= self.loop.position(i - 1)[0]
+        ]
+        later = (min((s for s in steps if s >= jump), default=steps[0]) for jump in jumps)
+        return frozenset({steps[0], *later})
+
+    # --- a budget ---------------------------------------------------------------------------------
+
+    def _planned(self, name: str) -> frozenset[int] | None:
+        if self.plan is None:
+            return None
+        names = [demand.name for demand in self.plan.demands]
+        return self.plan.computed[names.index(name)] if name in names else None
+
+    @property
+    def needs_plan(self) -> bool:
+        """True if a budget was given and nothing is chosen yet."""
+        return self.request.budget is not None and self.plan is None
+
+    def choose_plan(self, weak_costs: Sequence[float], has_cfg: bool, g: float) -> BudgetPlan:
+        """Choose what to compute at which step of this run.
+
+        Args:
+            weak_costs: of each term of the request, in forward passes.
+            has_cfg: whether the run has u.
+            g: the guidance scale.
+
+        Raises:
+            ValueError: for a budget that is too small.
+        """
+        assert self.request.budget is not None
+        assert self._path is not None
+        demands = [self._demand("u", 1.0, self._cfg_steps(), g - 1, budget.UNCOND_LENGTH)]
+        demands = demands if has_cfg else []
+        for j, term in enumerate(self.request.terms):
+            steps = self._guided_steps(j) if isinstance(term, STG) else []
+            if isinstance(term, STG) and steps:
+                scale = max(term.scales(1))
+                demands.append(
+                    self._demand(f"term {j}", weak_costs[j], steps, scale, budget.WEAK_LENGTH)
+                )
+        self.plan = budget.choose_plan(self.request.budget, self._path, demands)
+        return self.plan
+
+    def _demand(
+        self,
+        name: str,
+        cost: float,
+        steps: Sequence[int],
+        scale: float,
+        length: budget.Curve,
+    ) -> Demand:
+        return Demand(name, cost, tuple(steps), self._fresh(steps), abs(scale), length)
+
+    def _cfg_steps(self) -> list[int]:
+        rule = self.request.cfg
+        window = rule.window if isinstance(rule, Interval) else (0.0, 1.0)
+        return [i for i in self._steps() if formula.is_in_window(*window, *self.loop.position(i))]
