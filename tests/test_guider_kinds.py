@@ -22,7 +22,20 @@ from diffusers.guiders.perturbed_attention_guidance import PerturbedAttentionGui
 from diffusers.guiders.tangential_classifier_free_guidance import TangentialClassifierFreeGuidance
 from diffusers.modular_pipelines.ltx2.modular_blocks_ltx2 import LTX2CoreDenoiseStep
 
-from skipguide import APG, SLG, STG, TCFG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
+from skipguide import (
+    APG,
+    SLG,
+    STG,
+    TCFG,
+    Bin,
+    CFGReuse,
+    CFGZero,
+    Interval,
+    Random,
+    Restart,
+    Schedule,
+    guide,
+)
 from skipguide.guider import SkipGuidance
 from support import oracle
 from support.tiny import builders
@@ -69,6 +82,11 @@ REQUESTS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "shuffle": ([STG([1], 1.3, "shuffle", seed=3)], {}),
     "random": ([STG(Random(0.4), 1.3, seed=2)], {}),
     "every": ([STG([1], 1.3, every=2)], {}),
+    "share": ([STG([1], 1.3, every=0.5)], {}),
+    "auto": ([STG([1], 1.3, every="auto")], {}),
+    "cfg reuse": ([STG([1], 0.8)], {"cfg": CFGReuse(2)}),
+    "cfg reuse alone": ([], {"cfg": CFGReuse(gate=0.5)}),
+    "budget": ([STG([1], 0.8)], {"budget": 1.8}),
     "scales": ([STG([1], [0.0, 1.0, 0.5])], {}),
     "normalize": ([STG([1], 1.3, normalize=True)], {}),
     "slg": ([SLG([1])], {}),
@@ -115,7 +133,9 @@ def test_a_weak_model_of_its_own() -> None:
     assert torch.equal(run(small, ClassifierFreeGuidance(G)), plain)
 
 
-@pytest.mark.parametrize("request_name", ["slg and stg", "schedule", "random", "cfg-zero"])
+@pytest.mark.parametrize(
+    "request_name", ["slg and stg", "schedule", "random", "cfg-zero", "auto", "cfg reuse", "budget"]
+)
 def test_all_of_it_is_configuration(request_name: str) -> None:
     terms, options = REQUESTS[request_name]
     guider: Any = SkipGuidance(terms=terms, guidance_scale=G, **options)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random", "Restart",
-    "Schedule", "__version__", "guide", "tune",
+    "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random",
+    "Restart", "Schedule", "__version__", "guide", "tune",
 ]  # fmt: skip
 
 _HOME = {

@@ -39,6 +39,7 @@ from skipguide.method.request import (
 )
 from skipguide.method.terms import SLG, STG, Layer, Random, Schedule
 from skipguide.pipeline import combine
+from skipguide.pipeline.budget import BudgetPlan
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_loop import GuiderLoop
 from skipguide.pipeline.run import RunState
@@ -51,7 +52,7 @@ Term = STG | SLG
 COND, UNCOND, WEAK = "pred_cond", "pred_uncond", "pred_weak"
 _LAYER_ARGUMENTS = ("scale", "skip", "axis", "start", "stop")  # what belongs to `layers`
 _FIXED_ARGUMENTS = {
-    "layers", "terms", "share_prefix", "cfg_start", "cfg_stop", "cfg", "rescale_space",
+    "layers", "terms", "share_prefix", "cfg_start", "cfg_stop", "cfg", "rescale_space", "budget",
     *_LAYER_ARGUMENTS
 }  # fmt: skip
 _OF_RUNS = (
@@ -85,6 +86,8 @@ class SkipGuidance(BaseGuidance):
         orthogonalize: each term loses its components along those before it (Eq. 21), as in guide().
         rescale_space: "prediction" or "data", as in guide().
         cfg: a rule in the place of plain CFG, as in guide(), or a dict such as {"name": "apg"}.
+        budget: forward passes a step, as in guide(); in `plan`, after the first step, is what was
+            chosen.
         restart: refused: the timesteps of a run are fixed before its guider hears of it.
 
     `guidance_scale`, `rescale`, `orthogonalize` and `use_original_formulation` may be set later;
@@ -119,6 +122,7 @@ class SkipGuidance(BaseGuidance):
         rescale_space: str = "prediction",
         cfg: cfg_rules.CFGRule | ReadOnlyInputs | None = None,
         restart: None = None,
+        budget: float | None = None,
     ):
         super().__init__(cfg_start, cfg_stop, enabled)
         _check_layer_arguments(
@@ -128,17 +132,19 @@ class SkipGuidance(BaseGuidance):
         own = [] if layers is None else [STG(layers, scale, skip, axis, start, stop)]
         more = _to_terms(terms)
         rule = read_cfg_rule(cfg) if isinstance(cfg, (Mapping, str)) else cfg
-        if not own and not more and rule is None:
+        if not own and not more and rule is budget is None:
             raise ValueError(
                 "SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34])."
             )
-        self._schedule, found = unpack_terms([*own, *more], allow_empty=rule is not None)
+        self._schedule, found = unpack_terms(
+            [*own, *more], allow_empty=not (rule is budget is None)
+        )
         self.terms = tuple(_with_listed_layers(term) for term in found)
         self.layers, self.scale, self.skip, self.axis = layers, scale, skip, axis
         self.start, self.stop = start, stop
         phi = published_rescale(self.terms) if rescale is None else rescale
         self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, phi, share_prefix
-        self.rescale_space, self.cfg = rescale_space, rule
+        self.rescale_space, self.cfg, self.budget = rescale_space, rule, budget
         self.orthogonalize, self.cfg_start, self.cfg_stop = orthogonalize, cfg_start, cfg_stop
         self.use_original_formulation = use_original_formulation
         # JSON, and all of it: from_config() would leave out what it believes to be a default,
@@ -161,6 +167,7 @@ class SkipGuidance(BaseGuidance):
             self.orthogonalize and several,
             self.cfg,
             share_prefix=self.share_prefix,
+            budget=self.budget,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -215,6 +222,7 @@ class SkipGuidance(BaseGuidance):
         )
         self._checked_denoisers: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # in this run
         self._run: RunState | None = None
+        self.plan: BudgetPlan | None = None  # of the last run with a budget
         self._guided_step: GuidedStep | None = None
         self._guided: GuidedDenoiser | None = None  # of the batch under way, or the last one
         self._undo_patches: list[patching.Patch] = []  # restores the denoiser after a batch
@@ -517,6 +525,8 @@ class SkipGuidance(BaseGuidance):
         run = self._run or RunState(self.make_request(), 1, GuiderLoop(self))
         step = self._guided_step or self._step_without_run(pred_uncond is not None, pred_weak)
         step.c = (pred_cond,)
+        if self._run is not None and run.differences.needs_plan:
+            self._choose_plan(run, pred_uncond is not None)
         weaks = [self._weak_prediction(run, active, pred_weak) for active in step.active_terms]
         step.compute_push([(p.to(pred_cond.dtype),) for p in weaks], self.orthogonalize)
         from_cond = self.use_original_formulation and step.guidance_scale is None
@@ -532,6 +542,14 @@ class SkipGuidance(BaseGuidance):
         (D,) = run.guided_predictions(step, us, (g,), cfg)
         step.clear()
         return GuiderOutput(pred=D, pred_cond=pred_cond, pred_uncond=pred_uncond)  # type: ignore[call-arg]
+
+    def _choose_plan(self, run: RunState, has_cfg: bool) -> None:
+        """Choose what a budget is spent on, in the first step of a run."""
+        known = self._guided
+        weak_passes = [] if known is None else known.weak_passes
+        costs = [weak.cost(shared=weak.prefix_cache is not None) for weak in weak_passes]
+        g = self.guidance_scale + self.use_original_formulation
+        self.plan = run.differences.choose_plan(costs, has_cfg, g)
 
     def _weak_prediction(
         self, run: RunState, active: ActiveTerm, pred_weak: Mapping[str, Tensor]

@@ -241,8 +241,6 @@ def test_every_one_is_exact_and_more_is_near() -> None:
     assert handle.passes_per_step < 3
 
 
-
-
 def test_guider_knows_lists_and_lengths() -> None:
     from skipguide.guider import SkipGuidance
 

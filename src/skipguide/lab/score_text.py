@@ -137,7 +137,7 @@ def score(
         terms: each is used alone, with the last CFG scale; all have one scale and skip.
     """
     row, kind, known = MODELS[model], MODELS[model].kind, MODELS[model].world
-    pipe, reader = _load_pipeline(model, folder)
+    pipe, reader = load_pipeline(model, folder)
     for term in terms:
         guide(pipe, term).remove()  # fails early if a layer does not exist
     note("reconstruction and the judge on real clips")
@@ -184,7 +184,8 @@ def _join_layers(layers: Sequence[int | str]) -> str:
     return ",".join(map(str, layers))
 
 
-def _load_pipeline(model: str, folder: Path | None) -> tuple[DiffusionPipeline, nn.Module]:
+def load_pipeline(model: str, folder: Path | None) -> tuple[DiffusionPipeline, nn.Module]:
+    """Return a lab model's pipeline and the judge of its world, from a training folder if given."""
     row = MODELS[model]
     if folder:
         brought = [row.judge_file] if row.judge_file else []
@@ -250,12 +251,22 @@ class Prompts:
         self.scenes, self.kind, self.row = scenes, kind, row
         self.captions = row.world.caption(scenes, SEED, row.world.prompts[kind])
 
-    def shares(self, reading: Reading) -> dict[str, float | None]:
-        """Return the shares of clips that are right, of those whose prompt names the word."""
+    def all_right(self, reading: Reading) -> Tensor:
+        """Return of each clip whether all that its prompt names is read right: `(N,)`."""
+        right, named = self._right(reading)
+        return torch.stack([right[slot] | ~named[slot] for slot in right]).all(0)
+
+    def _right(self, reading: Reading) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return by slot which clips are read right, and which prompts name it."""
         truth, right, named = self.row.world.truth(self.scenes), {}, {}
         for slot, heads in self.row.world.slots.items():
             right[slot] = torch.stack([reading.words[head] == truth[head] for head in heads]).all(0)
             named[slot] = torch.tensor([slot in caption.named for caption in self.captions])
+        return right, named
+
+    def shares(self, reading: Reading) -> dict[str, float | None]:
+        """Return the shares of clips that are right, of those whose prompt names the word."""
+        right, named = self._right(reading)
         together = torch.stack([right[slot] | ~named[slot] for slot in right]).all(0)
         names_any = torch.stack(list(named.values())).any(0)
         return {
@@ -295,13 +306,15 @@ def _score_setting(
     }
 
 
-def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "mochi") -> Tensor:
+def generate(
+    pipe: Any, prompts: list[str], g: float, seed: int, model: str = "mochi", steps: int = STEPS
+) -> Tensor:
     """Generate one batch `(B, 3, F, H, W)` in [-1, 1], with noise drawn from `seed`."""
     row = MODELS[model]
     with ignore_cpu_autocast_warning():
         frames = pipe(
             prompts, height=world.FRAME_SIZE, width=world.FRAME_SIZE, num_frames=row.kind.frames,
-            num_inference_steps=STEPS, guidance_scale=g, output_type="pt",
+            num_inference_steps=steps, guidance_scale=g, output_type="pt",
             generator=torch.Generator().manual_seed(seed), **row.call,
         ).frames  # fmt: skip
     return frames.transpose(1, 2) * 2 - 1

@@ -73,8 +73,8 @@ class GuidanceRequest:
     def __post_init__(self) -> None:
         if self.cfg is not None and not isinstance(self.cfg, cfg_rules.CFGRule):
             raise ValueError(
-                f"cfg must be an APG, CFGZero, TCFG, Interval or CFGReuse, but got {self.cfg!r}. Write"
-                " cfg=APG()."
+                "cfg must be an APG, CFGZero, TCFG, Interval or CFGReuse, but got"
+                f" {self.cfg!r}. Write cfg=APG()."
             )
         validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")
         if self.rescale_space not in ("prediction", "data"):
@@ -130,9 +130,7 @@ class GuidanceRequest:
     def is_plain(self) -> bool:
         """True if the request asks for nothing but the pipeline's own CFG."""
         return (
-            not self.terms
-            and self.schedule is self.cfg is self.budget is None
-            and not self.restart
+            not self.terms and self.schedule is self.cfg is self.budget is None and not self.restart
         )
 
     @property

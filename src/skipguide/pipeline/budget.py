@@ -68,9 +68,7 @@ class BudgetPlan:
         return f"budget {self.budget:g}: {', '.join(parts)}; {passes} over {self.num_steps} steps"
 
 
-def choose_plan(
-    budget: float, path: NoisePath, demands: Sequence[Demand]
-) -> BudgetPlan:
+def choose_plan(budget: float, path: NoisePath, demands: Sequence[Demand]) -> BudgetPlan:
     """Return the plan with the smallest error that keeps to a budget.
 
     Args:
@@ -102,9 +100,7 @@ def choose_plan(
     )
     chosen = [placement.choose(n) for placement, n in zip(placements, counts, strict=True)]
     spent = sum(demand.cost * len(steps) for demand, steps in zip(demands, chosen, strict=True))
-    return BudgetPlan(
-        budget, 1 + spent / num_steps, num_steps, tuple(demands), tuple(chosen)
-    )
+    return BudgetPlan(budget, 1 + spent / num_steps, num_steps, tuple(demands), tuple(chosen))
 
 
 def lengths(curve: Curve, path: NoisePath) -> list[float]:

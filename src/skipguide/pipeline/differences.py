@@ -44,9 +44,11 @@ class RunDifferences:
             return "a budget"
         rules = [request.cfg.reuse] if isinstance(request.cfg, CFGReuse) else []
         reuses = [term.reuse for term in request.terms if isinstance(term, STG)] + rules
-        return "every= with a share or extrapolation" if any(
-            reuse.needs_noise_levels for reuse in reuses
-        ) else ""
+        return (
+            "every= with a share or extrapolation"
+            if any(reuse.needs_noise_levels for reuse in reuses)
+            else ""
+        )
 
     def begin_run(self) -> None:
         """Read the noise levels of the run that begins, if they are needed: one transfer."""
@@ -126,8 +128,8 @@ class RunDifferences:
         return range(self.loop.num_steps())
 
     def _fresh(self, steps: Sequence[int]) -> frozenset[int]:
-        """Return the first of some steps, and those to which a restart goes back."""
-        jumps = [
+        """Return the first of some steps, after restarts, and with another denoiser."""
+        jumps = self.loop.denoiser_changes() + [
             i for i in self._steps()[1:] if self.loop.position(i)[0] <= self.loop.position(i - 1)[0]
         ]
         later = (min((s for s in steps if s >= jump), default=steps[0]) for jump in jumps)

@@ -101,7 +101,9 @@ def guide(
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
-    schedule, single = unpack_terms(terms, allow_empty=bool(restarts) or cfg is not None)
+    schedule, single = unpack_terms(
+        terms, allow_empty=bool(restarts) or not (cfg is budget is None)
+    )
     phi = published_rescale(single) if rescale is None else rescale
     request = GuidanceRequest(
         single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix, budget

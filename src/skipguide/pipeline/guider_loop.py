@@ -93,6 +93,10 @@ class GuiderLoop:
         """Return (i, N): a guider knows no restarts."""
         return index, self.num_steps()
 
+    def denoiser_changes(self) -> list[int]:
+        """Return none: Modular pipelines of two denoisers have a guider for each."""
+        return []
+
     def latents(self, shape: Sequence[int]) -> Tensor | None:
         """Return the noisy latents of the running loop, of a pipeline or of a Modular one's
         state."""

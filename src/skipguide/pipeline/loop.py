@@ -125,6 +125,19 @@ class PipelineLoop:
         first, restarts = self.first_timestep_index(), self.restart_controller
         return restarts.step_order[first + index] - first, restarts.base_num_steps - first
 
+    def denoiser_changes(self) -> list[int]:
+        """Return the step at which Wan 2.2 goes on with its second denoiser, if it has two.
+
+        This looks at the device."""
+        ratio = getattr(self.pipe, "config", {}).get("boundary_ratio")
+        if ratio is None or len(lookup.denoisers_of(self.pipe, self.family)) < 2:
+            return []
+        scheduler, first = self.pipe.scheduler, self.first_timestep_index()
+        timesteps = scheduler.timesteps[first:][: self.num_steps()].tolist()
+        boundary = ratio * scheduler.config.num_train_timesteps
+        below = [t < boundary for t in timesteps]
+        return [i for i in range(1, len(below)) if below[i] != below[i - 1]]
+
     def is_restart(self, index: int) -> bool:
         """Return whether a restart goes back to more noise before step `index`."""
         if self.restart_controller is None:

@@ -55,6 +55,10 @@ class Loop(Protocol):
         """Return step `index` as (i, N) of the run without restarts, in which windows are given."""
         ...
 
+    def denoiser_changes(self) -> list[int]:
+        """Return the steps at which the run goes on with another denoiser."""
+        ...
+
     def latents(self, shape: Sequence[int]) -> Tensor | None:
         """Return the noisy latents of the step if they have this shape, else None."""
         ...
@@ -225,7 +229,11 @@ class RunState:
         """Return the steps of the run at which a term is on."""
         zero = self.rule.zero_steps if isinstance(self.rule, cfg_rules.CFGZero) else 0
         steps = range(self.loop.num_steps())
-        return [i for i in steps if j in self._active_guidance(i)[0] and self.loop.position(i)[0] >= zero]
+        return [
+            i
+            for i in steps
+            if j in self._active_guidance(i)[0] and self.loop.position(i)[0] >= zero
+        ]
 
     def _active_guidance(self, index: int) -> tuple[list[int], float, float | None]:
         """Return which terms are on at a step, phi, and g where it is not the pipeline's."""
