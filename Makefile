@@ -50,7 +50,7 @@ bench-all: $(READY)
 	$(BIN)/skipguide bench --all --prompts 1 --repeats 5
 
 figures: $(READY)
-	$(BIN)/skipguide lab methods docs/methods.png --reuse-clips 16 --overwrite
+	$(BIN)/skipguide lab methods docs/methods.png --overwrite
 
 # docs/options.md, from the help of `skipguide generate`.
 options-page: $(READY)

@@ -7,6 +7,8 @@ u.
     CFG-Zero* (2503.18886)    a u + g (c - a u),  a = <c, u> / <u, u>; zero in the first steps
     TCFG (2503.18137)         u' + g (c - u'),  u' = u along the first singular vector of (c, u)
     Interval (2404.07724)     u + g (c - u) inside an interval, c outside
+    CFGReuse (2312.12487)     c + (g - 1) d, where d is c - u, or continued from earlier steps where
+                              u is not computed
 
 Each works per sample. APG speaks of estimates of the clean video, the others of predictions as the
 model makes them.
@@ -20,6 +22,7 @@ import torch
 
 from ..method import validate
 from ..method.formula import CFG, DataSpace, inner_product, projection_coefficient, upcast
+from ..method.reuse import DEFAULT_TOLERANCE, Every, Reuse
 
 Tensor = torch.Tensor
 
@@ -96,7 +99,45 @@ class Interval:
         object.__setattr__(self, "window", window)
 
 
-CFGRule = APG | CFGZero | TCFG | Interval
+@dataclass(frozen=True)
+class CFGReuse:
+    """CFG that computes u at some steps only, and continues c - u in between.
+
+    A step without u costs one forward pass less. Adaptive Guidance (arXiv 2312.12487) leaves u out
+    after a gate and goes on with c alone; here the last c - u goes on, as FastVideo has it.
+
+    Args:
+        every: compute u at every n-th step; or at a share of the steps, such as 0.75, placed where
+            c - u changes most; or "auto", wherever reuse would err by more than `tolerance`.
+        gate: from this fraction of the run on u is not computed at all; 1 is never.
+        tolerance, extrapolate: as for STG.
+
+    Raises:
+        ValueError: for anything outside these ranges, or if u is computed at every step.
+    """
+
+    every: Every = 1
+    gate: float = 1.0
+    tolerance: float = DEFAULT_TOLERANCE
+    extrapolate: int | None = None
+
+    def __post_init__(self) -> None:
+        self.reuse.check()
+        validate.check_number("gate", self.gate, 0.0, 1.0, "it is a fraction of the run")
+        if self.gate == 0 or (self.gate == 1 and not self.reuse.is_on):
+            raise ValueError(
+                "CFGReuse must compute u at some steps and not at others, but got"
+                f" every={self.every!r}, gate={self.gate:g}. Write CFGReuse(0.75), or"
+                " CFGReuse(gate=0.5)."
+            )
+
+    @property
+    def reuse(self) -> Reuse:
+        """When u is computed, and how c - u is continued in between."""
+        return Reuse(self.every, self.tolerance, self.extrapolate)
+
+
+CFGRule = APG | CFGZero | TCFG | Interval | CFGReuse
 
 
 class MomentumBuffer:

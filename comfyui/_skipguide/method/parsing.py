@@ -93,6 +93,25 @@ def _parse_value(text: str) -> Any:
     return text
 
 
+def parse_every(value: Any) -> Any:
+    """Return `every` as STG takes it: a whole number, a share below 1, or "auto".
+
+    What is none of these is refused: a model of pydantic names the field.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = _parse_value(value.strip()) if isinstance(value, str) else value
+    if found is None or found == "auto":
+        return found
+    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    if is_number and (found >= 1 and found == int(found)):
+        return int(found)
+    if is_number and 0 < found < 1:
+        return found
+    raise ValueError("not a whole number, a share or auto")
+
+
 def parse_list(value: Any, first: str) -> Any:
     """Return one mapping or text, or a list of them, as a tuple; texts are read by `parse_parts`.
 

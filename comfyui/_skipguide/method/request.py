@@ -34,6 +34,7 @@ CFG_RULES: dict[str, type[cfg_rules.CFGRule]] = {
     "cfg-zero": cfg_rules.CFGZero,
     "tcfg": cfg_rules.TCFG,
     "interval": cfg_rules.Interval,
+    "reuse": cfg_rules.CFGReuse,
 }
 TERM_KINDS: dict[str, type[Term]] = {"stg": STG, "slg": SLG}
 # Of no consequence for what is computed, or a model and so no plain data.
@@ -54,6 +55,7 @@ class GuidanceRequest:
         cfg: replaces the formula of CFG.
         restart: intervals of the run that are done again.
         share_prefix: whether a weak pass begins at its first skipped layer.
+        budget: forward passes a step, above 1; None computes everything at every step.
 
     Raises:
         ValueError: for a number or a name out of range, and for parts that exclude each other.
@@ -67,12 +69,13 @@ class GuidanceRequest:
     cfg: cfg_rules.CFGRule | None = None
     restart: tuple[Restart, ...] = ()
     share_prefix: bool = True
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         if self.cfg is not None and not isinstance(self.cfg, cfg_rules.CFGRule):
             raise ValueError(
-                f"cfg must be an APG, CFGZero, TCFG or Interval, but got {self.cfg!r}. Write"
-                " cfg=APG()."
+                "cfg must be an APG, CFGZero, TCFG, Interval or CFGReuse, but got"
+                f" {self.cfg!r}. Write cfg=APG()."
             )
         validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")
         if self.rescale_space not in ("prediction", "data"):
@@ -91,6 +94,18 @@ class GuidanceRequest:
                 f" {self.rescale!r} without any. Add a term, or leave rescale out."
             )
         self._check_orthogonalize()
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        if self.budget is None:
+            return
+        validate.check_number("budget", self.budget, 1.0, note="c alone is 1 a step, CFG is 2")
+        own = [term for term in self.terms if isinstance(term, STG) and term.reuse.is_on]
+        if own or isinstance(self.cfg, cfg_rules.CFGReuse):
+            raise ValueError(
+                "a budget chooses at which steps u and the weak passes are computed, but every= or"
+                " CFGReuse says so too. Leave one of them out."
+            )
 
     def _check_orthogonalize(self) -> None:
         several = self.schedule is None and sum(isinstance(term, STG) for term in self.terms) > 1
@@ -109,12 +124,15 @@ class GuidanceRequest:
     @property
     def replaces_cfg(self) -> bool:
         """True if a formula other than CFG combines u and c at every step."""
-        return self.cfg is not None and not isinstance(self.cfg, cfg_rules.Interval)
+        plain = (cfg_rules.Interval, cfg_rules.CFGReuse)
+        return self.cfg is not None and not isinstance(self.cfg, plain)
 
     @property
     def is_plain(self) -> bool:
         """True if the request asks for nothing but the pipeline's own CFG."""
-        return not self.terms and self.schedule is None and self.cfg is None and not self.restart
+        return (
+            not self.terms and self.schedule is self.cfg is self.budget is None and not self.restart
+        )
 
     @property
     def data_space_features(self) -> str:
@@ -155,6 +173,7 @@ class GuidanceRequest:
             "cfg": self.cfg,
             "restart": self.restart or None,
             "share_prefix": self.share_prefix,
+            "budget": self.budget,
         }
         return list(self.terms) if self.schedule is None else [self.schedule], options
 
@@ -176,6 +195,8 @@ class GuidanceRequest:
         ):  # fmt: skip
             if getattr(self, name) != default:
                 found[name] = getattr(self, name)
+        if self.budget is not None:
+            found["budget"] = float(self.budget)
         if self.cfg is not None:
             name = next(name for name, kind in CFG_RULES.items() if type(self.cfg) is kind)
             found["cfg"] = {"name": name, **_to_plain(self.cfg)}
@@ -362,6 +383,8 @@ def _make(what: str, kind: Any, row: Any) -> Any:
 def _from_plain(name: str, value: Any) -> Any:
     if name == "layers":
         return _read_layers(value)
+    if name == "every" and isinstance(value, float) and value.is_integer():
+        return int(value)  # 2.0, as a table of numbers has it
     return tuple(value) if name in ("sigma", "window") and isinstance(value, list) else value
 
 

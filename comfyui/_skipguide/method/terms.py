@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..method import documents, formula, perturbations, validate
+from ..method.reuse import DEFAULT_TOLERANCE, Every, Reuse
 
 Layer = int | str
 
@@ -63,8 +64,15 @@ class STG:
         normalize: make the length of the push `scale` times a tenth of that of c, per sample and
             output, whatever the layers are. Their differences c - p are of very different lengths,
             so that scales of one layer say little about another.
-        every: run the weak pass at every n-th of the guided steps only, and in between push by the
-            difference c - p of the last one. An approximation.
+        every: run the weak pass at every n-th of the guided steps only; or at a share of them, such
+            as 0.5, placed where c - p changes most; or "auto", wherever reuse would err by more
+            than `tolerance`. In between c - p is continued from the last ones (method/reuse.py). An
+            approximation.
+        tolerance: for every="auto", above 0: the error of all reused steps together, estimated, as
+            a part of what the pushes do in the whole run. Steps are decided for the whole batch,
+            by the sample that needs it most.
+        extrapolate: 0 keeps the last c - p, 1 follows a line in the noise level through the last
+            two, 2 a parabola through three. None is 0 for a number n, else 2.
         strength: of "soft" the share of the identity in the map, above 0 and up to 1 (None: 0.5);
             of "blur" the sigma in tokens, above 0 (None: infinite, all queries are their mean).
         seed: of what is drawn: the layers of a Random, the order of "shuffle". Another draw at
@@ -85,10 +93,12 @@ class STG:
     stop: float = 1.0
     audio_scale: float | None = None
     normalize: bool = False
-    every: int = 1
+    every: Every = 1
     strength: float | None = None
     seed: int = 0
     weak: Any = None
+    tolerance: float = DEFAULT_TOLERANCE
+    extrapolate: int | None = None
     source: str = field(
         default="", compare=False
     )  # where the setting comes from, if it is a preset
@@ -114,7 +124,12 @@ class STG:
                 f"normalize must be True or False, but got {self.normalize!r}. Leave it out for"
                 " False."
             )
-        validate.check_integer("every", self.every, 1, "1 is every guided step.")
+        self.reuse.check()
+
+    @property
+    def reuse(self) -> Reuse:
+        """When the weak pass runs, and how c - p is continued in between."""
+        return Reuse(self.every, self.tolerance, self.extrapolate)
 
     def _scale_list(self) -> list[Any]:
         return list(self.scale) if isinstance(self.scale, (list, tuple)) else [self.scale]

@@ -255,12 +255,6 @@ def methods(
         str, typer.Option(help="Of the clip.")
     ] = "a small red star orbiting over a blue background",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    reuse_clips: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Also measure STG(every=n) against the exact run, on so many prompts."
-        ),
-    ] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -282,20 +276,8 @@ def methods(
     out.parent.mkdir(parents=True, exist_ok=True)
     with video.atomic_replace(out) as (part,):
         video.make_frame_strip(rows, prompt, columns=6).save(part, format="PNG", optimize=True)
-    reused = [vars(row) for row in gallery.measure_reuse(pipe, reuse_clips)] if reuse_clips else []
-    lines = [
-        f"every={r['every']}: {r['passes_per_step']:.2f} passes a step, " + _reuse_text(r)
-        for r in reused
-    ]
-    console.print_result(
-        "\n".join([str(out), *lines]), {"file": str(out), "passes": costs, "reuse": reused}, as_json
-    )
+    console.print_result(str(out), {"file": str(out), "passes": costs}, as_json)
 
-
-def _reuse_text(row: Mapping[str, float]) -> str:
-    return (
-        f"{row['error']:.2f} of the effect of STG away from the exact run ({row['psnr_db']:.1f} dB)"
-    )
 
 
 def _check_model(model: str) -> None:

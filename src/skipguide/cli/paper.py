@@ -327,6 +327,47 @@ def _make_open(order: OpenOrder, docs: Path, dry_run: bool) -> None:
     typer.echo(run.make_picture(order, docs))
 
 
+@paper.command()
+def reuse(
+    model: Annotated[str, typer.Option(help="lab-mochi, lab-opensora.")] = "lab-mochi",
+    clips: Annotated[
+        int, typer.Option(help="Of the main rows, a multiple of 16; the others have up to 128.")
+    ] = 1024,
+    folder: Folder = RUNS,
+    docs: Annotated[
+        Path,
+        typer.Option(
+            help="Gets reuse.md, and reuse/ with the numbers and the figure.",
+            parser=parse_folder, metavar="PATH",
+        ),
+    ] = Path("docs"),
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Measure what fewer forward passes cost: budgets, and differences that are used again.
+
+    Stop it whenever you like: the same command continues where it stopped.
+    """
+    from skipguide.paper.reuse import page, rows, study
+
+    for option, path in (("--docs", docs), ("--folder", folder)):
+        _check_folder(option, path)
+    name = model.removeprefix("lab-")
+    if name not in rows.MODELS:
+        known = ", ".join(f"lab-{known}" for known in rows.MODELS)
+        raise ValueError(f"--model must be one of {known}, but got {model!r}. Choose one of them.")
+    if text_only:
+        typer.echo(page.fill(docs))
+        return
+    order = study.Study(folder / "reuse", name, clips)
+    typer.echo(f"{len(order.tasks())} batches of {study.BATCH} clips to make", err=True)
+    with console.training_progress() as report:
+        for progress in study.make(order):
+            report("batches", progress)
+    typer.echo(page.write(order, docs))
+
+
 def _make_scans(docs: Path, chosen: Sequence[str]) -> None:
     """Make the scans that belong to the maps of some models and are not there."""
     from skipguide.paper import tune_maps, tune_proof, tune_scans

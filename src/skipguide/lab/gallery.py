@@ -1,4 +1,4 @@
-"""All methods of guidance side by side on lab-mochi, and what reusing a push costs."""
+"""All methods of guidance side by side on lab-mochi."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from numpy.typing import NDArray
 
 from skipguide import APG, SLG, STG, TCFG, CFGZero, Interval, Random, Restart, guide
-from skipguide.lab import score_text, world
+from skipguide.lab import score_text
 from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
@@ -21,7 +21,6 @@ LAYERS = (5,)  # as in the preset of lab-mochi
 SCALE = 4.0  # of the push, in tenths of the length of c: the same for all, and clearly visible
 GUIDANCE_SCALE = 4.5
 SEED = 6 * 10**6
-EVERY = (1, 2, 3, 4, 6)
 
 
 @dataclass(frozen=True)
@@ -129,35 +128,3 @@ def quantize_weights(model: torch.nn.Module, bits: int) -> torch.nn.Module:
             step = p.abs().amax(dim=tuple(range(1, p.ndim)), keepdim=True).clamp_min(1e-12) / top
             p.copy_((p / step).round() * step)
     return weak
-
-
-# --- reusing a push -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ReuseResult:
-    """The comparison of `STG(every=n)` with the exact run.
-
-    `error` is the distance between their videos, as a fraction of what STG changes in them.
-    """
-
-    every: int
-    passes_per_step: float
-    error: float
-    psnr_db: float  # against the exact run
-
-
-def measure_reuse(pipe: MochiPipeline, clips: int, scale: float = 1.0) -> Iterator[ReuseResult]:
-    """Measure every n of `EVERY` on `clips` prompts, from the same noise."""
-    scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
-    prompts = world.captions(scenes, SEED)
-    plain, exact = (
-        generate_clips(pipe, prompts, SEED).frames,
-        generate_clips(pipe, prompts, SEED, STG(LAYERS, scale)),
-    )
-    effect = (exact.frames - plain).square().mean().sqrt()
-    for n in EVERY:
-        made = exact if n == 1 else generate_clips(pipe, prompts, SEED, STG(LAYERS, scale, every=n))
-        error = (made.frames - exact.frames).square().mean()
-        psnr = -10 * torch.log10(error / 4)
-        yield ReuseResult(n, made.passes_per_step, float(error.sqrt() / effect), float(psnr))

@@ -1,4 +1,4 @@
-"""The ways of spending fewer forward passes that `skipguide lab reuse` compares, as data."""
+"""The ways of spending fewer forward passes that `skipguide paper reuse` compares, as data."""
 
 from __future__ import annotations
 

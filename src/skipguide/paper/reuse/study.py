@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skipguide import guide
-from skipguide.lab import judge, reuse_rows, score_text, training_loop
-from skipguide.lab.reuse_rows import ROWS, Row
+from skipguide.lab import judge, score_text, training_loop
+from skipguide.paper.reuse import rows
+from skipguide.paper.reuse.rows import ROWS, Row
 from skipguide.stats import jackknife
 from skipguide.stats.estimate import Estimate
 
@@ -35,7 +36,7 @@ class Study:
 
     Args:
         folder: where the batches go; one for each model.
-        model: a key of `reuse_rows.MODELS`.
+        model: a key of `rows.MODELS`: "mochi" or "opensora".
         clips: of the main rows, a multiple of `BATCH`; the others have at most `SHORT`.
 
     Raises:
@@ -110,7 +111,7 @@ def _prompts(study: Study, batch: int) -> score_text.Prompts:
 
 
 def _generate(study: Study, pipe: Any, row: Row, batch: int) -> Clips:
-    kind = reuse_rows.MODELS[study.model]
+    kind = rows.MODELS[study.model]
     texts = [caption.text for caption in _prompts(study, batch).captions]
     terms, steps = row.terms(kind["layers"], kind["scale"]), round(row.steps * score_text.STEPS)
     guidance = guide(pipe, *terms, **row.options) if terms or row.options else None
