@@ -100,6 +100,7 @@ BAD = [
     ("scheduler", 3), ("flow_shift", 0.0), ("flow_shift", float("inf")),
     ("random_share", 0.0), ("random_share", 1.0), ("random_share", "0.1"),
     ("strength", 0.0), ("strength", float("inf")), ("normalize", 1), ("every", 0), ("every", 1.5),
+    ("budget", 1), ("budget", "two"),
     ("schedule", 3), ("rescale_space", "pixels"), ("cfg_rule", ""), ("cfg_rule", 3),
     ("cfg_rule", "apg eta=1 eta=2"), ("cfg_rule", "apg eta="), ("restart", ""), ("restart", 0.4),
 ]  # fmt: skip

@@ -345,7 +345,7 @@ def reuse(
         bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Measure what fewer forward passes cost: budgets, and differences that are used again.
+    """Measure what guidance loses with fewer forward passes.
 
     Stop it whenever you like: the same command continues where it stopped.
     """
