@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skipguide.lab import score_text
-from skipguide.paper.reuse import page, rows, study
+from skipguide.paper.reuse import page, published, rows, study
 
 ROWS = tuple(row for row in rows.ROWS if row.is_main)
 
@@ -53,6 +53,17 @@ def test_rows_are_made_from_the_same_noise(short: None, tmp_path: Path) -> None:
     again = score_text.generate(pipe, texts, 4.5, study.SEED, "mochi", 6)
     assert torch.equal(made.frames, again)
     assert made.passes == 12
+
+
+def test_every_published_layer_fits_into_two_passes() -> None:
+    found = {row.model: row for row in published.published_layers()}
+    wan = found["Wan-AI/Wan2.1-T2V-14B-Diffusers"]
+    assert wan.exact == 2 + 31 / 40  # layer 8 of 40 is skipped, and 31 come after it
+    hunyuan = found["hunyuanvideo-community/HunyuanVideo"]
+    assert (hunyuan.has_cfg, hunyuan.cost) == (False, 57 / 60)
+    for row in found.values():
+        assert row.plan.passes_per_step <= 2
+        assert min(map(len, row.plan.computed)) >= 5
 
 
 @pytest.mark.parametrize("clips", [0, 8, 20])

@@ -279,7 +279,6 @@ def methods(
     console.print_result(str(out), {"file": str(out), "passes": costs}, as_json)
 
 
-
 def _check_model(model: str) -> None:
     if model not in MODELS:
         known = f"{', '.join(MODELS[:-1])} or {MODELS[-1]}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from skipguide.lab.training_loop import atomic_path
 from skipguide.method.protocols import PlainData
 from skipguide.paper import plots
-from skipguide.paper.reuse import rows
+from skipguide.paper.reuse import published, rows
 from skipguide.paper.reuse.study import RowResult, Study, results
 from skipguide.paper.tables import format_estimate
 from skipguide.paper.why_page import FIELD
@@ -76,6 +76,8 @@ def _result(row: PlainData) -> RowResult:
 
 
 def _field(found: dict[str, list[RowResult]], words: Sequence[str]) -> str:
+    if words == ["published"]:
+        return "\n".join(published.table())
     verb, model, *rest = words
     if not found[model]:
         return _NOT_MADE.format(model)

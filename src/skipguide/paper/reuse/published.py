@@ -1,0 +1,93 @@
+"""What a budget of two passes means for the published layers of real models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from skipguide.families import presets, tables
+from skipguide.families.presets import Preset
+from skipguide.method.reuse import NoisePath
+from skipguide.pipeline import budget
+from skipguide.pipeline.budget import BudgetPlan, Demand
+
+BUDGET = 2.0
+STEPS = 50  # where a model's own number is not known
+
+
+@dataclass(frozen=True)
+class PublishedLayer:
+    """A published setting, its exact cost and the plan of a budget.
+
+    Args:
+        model: its hub id.
+        layer: the first one that is skipped.
+        cost: of the weak pass with the shared prefix, in forward passes.
+        has_cfg: whether the model runs with CFG.
+        plan: at `BUDGET`, on noise levels in equal steps.
+    """
+
+    model: str
+    layer: int | str
+    cost: float
+    has_cfg: bool
+    plan: BudgetPlan
+
+    @property
+    def exact(self) -> float:
+        """The passes of a step without reuse."""
+        return 1 + self.has_cfg + self.cost
+
+
+def published_layers() -> Iterator[PublishedLayer]:
+    """Yield the recommended settings that name layers of a stack, of models that others made."""
+    stacks = {
+        pipeline: row["stacks"] for row in tables.family_rows() for pipeline in row["pipelines"]
+    }
+    for row in presets.load_presets():
+        known = next((stacks[name] for name in row.pipelines if name in stacks), {})
+        is_stack = len(row.layers) == 1 and not str(row.layers[0]).startswith("up:")
+        if row.recommended and row.kind == "stg" and is_stack and "/" in row.model and known:
+            yield _published_layer(row, known)
+
+
+def _published_layer(row: Preset, stacks: dict[str, int]) -> PublishedLayer:
+    sizes = [row.depth or next(iter(stacks.values())), *list(stacks.values())[1:]]
+    position = _position(row.layers[0], dict(zip(stacks, sizes, strict=True)))
+    total = sum(sizes)
+    cost = (total - position - (row.skip == "residual")) / total
+    g = row.defaults.get("guidance_scale")
+    steps = row.defaults.get("num_inference_steps") or STEPS
+    plan = _plan(cost, g, row.scale, steps)
+    return PublishedLayer(row.model, row.layers[0], cost, g is not None, plan)
+
+
+def _position(layer: int | str, stacks: dict[str, int]) -> int:
+    """Return the place of a layer in the whole chain."""
+    if isinstance(layer, int):
+        return layer
+    name, _, number = layer.partition(":")
+    before = list(stacks)[: list(stacks).index(name)]
+    return sum(stacks[known] for known in before) + int(number)
+
+
+def _plan(cost: float, g: float | None, scale: float, steps: int) -> BudgetPlan:
+    path = NoisePath([1 - i / steps for i in range(steps)])
+    every, first = tuple(range(steps)), frozenset({0})
+    demands = [] if g is None else [Demand("u", 1.0, every, first, g - 1, budget.UNCOND_LENGTH)]
+    demands.append(Demand("weak", cost, every, first, scale, budget.WEAK_LENGTH))
+    return budget.choose_plan(BUDGET, path, demands)
+
+
+def table() -> Iterator[str]:
+    """Yield the lines of a table in Markdown."""
+    yield "| model | layer | exact | with a budget of 2 | u at | weak pass at |"
+    yield "|---|---|--:|--:|--:|--:|"
+    for row in published_layers():
+        counts = {
+            demand.name: f"{len(chosen)} of {len(demand.steps)}"
+            for demand, chosen in zip(row.plan.demands, row.plan.computed, strict=True)
+        }
+        exact, planned = f"{row.exact:.2f}", f"{row.plan.passes_per_step:.2f}"
+        cells = [row.model, str(row.layer), exact, planned]
+        yield f"| {' | '.join([*cells, counts.get('u', 'no CFG'), counts['weak']])} |"
