@@ -102,6 +102,7 @@ BAD = [
     ("strength", 0.0), ("strength", float("inf")), ("normalize", 1), ("every", 0), ("every", 1.5),
     ("schedule", 3), ("rescale_space", "pixels"), ("cfg_rule", ""), ("cfg_rule", 3),
     ("cfg_rule", "apg eta=1 eta=2"), ("cfg_rule", "apg eta="), ("restart", ""), ("restart", 0.4),
+    ("exact", 1), ("exact", "no"),
 ]  # fmt: skip
 
 

@@ -155,7 +155,7 @@ def combine_guidance(block: Any, flags: ReadOnlyData) -> Any:
         return {"preset": {**(block["preset"] or {}), **flags}}
     same = {
         "rescale": "rescale", "rescale_space": "rescale_space", "orthogonalize": "orthogonalize",
-        "cfg_rule": "cfg", "restart": "restart",
+        "cfg_rule": "cfg", "restart": "restart", "exact": "exact",
     }  # fmt: skip
     others = [name for name in flags if name not in same]
     if others:
