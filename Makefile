@@ -47,7 +47,7 @@ bench: $(READY)
 	$(BIN)/skipguide bench --family mochi
 
 bench-all: $(READY)
-	$(BIN)/skipguide bench --all --prompts 1 --repeats 5
+	$(BIN)/skipguide bench --all --prompts 1
 
 figures: $(READY)
 	$(BIN)/skipguide lab methods docs/methods.png --reuse-clips 16 --overwrite
