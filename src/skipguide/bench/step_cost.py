@@ -40,22 +40,29 @@ class BenchmarkStep:
         prompts: how many; a pipeline with batched CFG runs twice as many rows.
         device: where the step runs.
         dtype: of the weights and of the inputs.
+        build: makes the denoiser, on the device and in the dtype; None draws its weights as its
+            class does.
     """
 
     def __init__(
-        self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype
-    ):
+        self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype,
+        build: Callable[[Family, Mapping[str, Any]], nn.Module] | None = None,
+    ):  # fmt: skip
         self.family = next(row for row in rows.FAMILIES if row.name == family)
         self.name, self.calls = next(iter(self.family.pipelines.items()))
         self.prompts, self.dtype = prompts, dtype
         self.terms = [STG([work.layer], **more) for more in work.terms]
         torch.manual_seed(0)
         with torch.device(device):
-            model = denoiser_class(self.family)(**work.config).eval()
+            if build is None:
+                model = denoiser_class(self.family)(**work.config).eval()
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
-        # nn.Module's own to(): that of diffusers warns of modules meant to stay in float32.
-        nn.Module.to(model, dtype)
-        _perturb_zero_parameters(model)
+        if build is None:
+            # nn.Module's own to(): that of diffusers warns of modules meant to stay in float32.
+            nn.Module.to(model, dtype)
+            _perturb_zero_parameters(model)
+        else:
+            model = build(self.family, work.config)
         self.model = model
         self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
         self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
@@ -133,6 +140,24 @@ class BenchmarkStep:
         }  # fmt: skip
         return {**own, **batched, **others}, missing
 
+    def time_step_of_run(self, name: str, device: torch.device, steps: int) -> float:
+        """Measure the last step of a run of some; guide() is attached before it.
+
+        At the third step of a run nothing is looked at that is looked at when a run begins.
+
+        Args:
+            name: of a way; those that are not ours know no runs, and are measured alone.
+            device: where the step runs.
+            steps: how many the run has.
+        """
+        exact = {"shared": True, "batch": False}
+        if name not in exact:
+            return rounds.measure_time(self.ways()[0][name], device)
+        seconds: list[float] = []
+        with guide.guide(self.pipe, self.terms, exact=exact[name]):
+            self.pipe(steps, lambda predict: seconds.append(rounds.measure_time(predict, device)))
+        return seconds[0]
+
     def run_full_weak_passes(self) -> list[Tensor]:
         """Return the prediction of each weak pass, run from the first layer to the last."""
         found = []
@@ -191,9 +216,13 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
 
     It has the name of the pipeline's class, its denoiser, and what the row says guide() reads."""
 
-    def __call__(self: Any) -> Tensor:
+    def __call__(
+        self: Any, steps: int = 1, last: Callable[[Callable[[], Tensor]], Any] = lambda f: f()
+    ) -> Any:
         self.scheduler.timesteps = torch.zeros(1)  # a new tensor tells guide() that a run begins
-        return step.predict_cfg()
+        for _ in range(steps - 1):
+            step.predict_cfg()
+        return last(step.predict_cfg)
 
     calls, model = step.calls, step.model
     guider = type(
@@ -347,7 +376,6 @@ def _full_workload(family: str) -> Workload:
 def _build_result(
     step: BenchmarkStep, seconds: dict[str, list[float]], floor: float, device: torch.device
 ) -> Inputs:
-    pairs = list(zip(_capture_weak_outputs(step), step.run_full_weak_passes(), strict=True))
     return {
         "family": step.family.name,
         "pipeline": step.name,
@@ -370,9 +398,18 @@ def _build_result(
         "floor_by": "FLOPs" if step.family.unet else "time",
         "passes": 2 + sum(weak.cost(shared=True) for weak in step.weak_passes),
         "passes_full": 2 + sum(weak.cost(shared=False) for weak in step.weak_passes),
+        **measure_agreement(step),
+        "hidden_bytes": _count_cached_bytes(step),
+    }
+
+
+def measure_agreement(step: BenchmarkStep) -> Inputs:
+    """Hold the weak outputs of guide() against those of full passes: `bit_equal`, and the largest
+    difference."""
+    pairs = list(zip(_capture_weak_outputs(step), step.run_full_weak_passes(), strict=True))
+    return {
         "bit_equal": all(torch.equal(ours, theirs) for ours, theirs in pairs),
         "largest_difference": max((ours - theirs).abs().max().item() for ours, theirs in pairs),
-        "hidden_bytes": _count_cached_bytes(step),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +48,19 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    gpu: Annotated[
+        bool,
+        typer.Option(
+            "--gpu",
+            help="Instead: four models at their full size on a large GPU, in at most 9 minutes.",
+        ),
+    ] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="With --gpu: small models on a CPU, to test the path.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", help="With --gpu: the file of results, which is replaced.")
+    ] = Path("gpu.json"),
     as_json: Json = False,
 ) -> None:
     """Measure what guidance adds to one denoising step.
@@ -58,6 +72,9 @@ def bench(
     operations, without the time that moving memory takes."""
     if startup is not None:
         _measure_startup(startup, as_json)
+        return
+    if gpu:
+        _measure_gpu(small, out, as_json)
         return
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(
@@ -132,6 +149,17 @@ def _scan_text(r: Result) -> str:
         for row in r["skips"]
     ]
     return "\n".join([title, *lines])
+
+
+def _measure_gpu(small: bool, out: Path, as_json: bool) -> None:
+    from skipguide.bench import gpu, gpu_page
+    from skipguide.bench.gpu_cases import GpuOptions
+
+    for kind, value in gpu.run(GpuOptions("cpu" if small else "cuda", small), out):
+        if kind == "progress":
+            typer.echo(f"  {value}", err=True)
+        else:
+            console.print_result(gpu_page.format_results(value), value, as_json)
 
 
 def _measure_startup(arguments: str, as_json: bool) -> None:
