@@ -51,6 +51,11 @@ def terms_of(small: Tiny) -> list[STG]:
     return [STG([last[1]], 1.3), STG([last[2]], 0.4, skip), STG([last[1]], 0.7, skip)]
 
 
+def layers_of(term: STG) -> list[Any]:
+    assert not isinstance(term.layers, Random)
+    return list(term.layers)
+
+
 @contextlib.contextmanager
 def counted_calls(small: Tiny) -> Iterator[list[int]]:
     """Collect the rows of each call of the denoisers, those of guide() included."""
@@ -103,7 +108,7 @@ def test_halves_of_layers_in_one_batch(name: str, monkeypatch: pytest.MonkeyPatc
     """Both halves bypassed, one of them, and an attention in the other, whatever it costs."""
     monkeypatch.setattr(joint_pass, "LARGEST_WASTE", 9.0)
     small = tiny(name)
-    layer = terms_of(small)[0].layers[0]
+    (layer,) = layers_of(terms_of(small)[0])
     terms = [
         STG([layer], 1.3),
         STG([layer], 0.4, axis="temporal"),

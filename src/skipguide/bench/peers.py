@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -77,8 +77,9 @@ def run_slg_guider(step: BenchmarkStep, g: float) -> Tensor:
         skip_layer_guidance_stop=1.0,
         skip_layer_config=[LayerSkipConfig([site.index], fqn=site.stack.path) for site in sites],
     )
-    guider.set_state(1, 2, torch.tensor(500.0))  # its window begins after its first step
-    batches = guider.prepare_inputs({TEXT: (step.cond[TEXT], step.uncond[TEXT])})
+    timestep: Any = torch.tensor(500)
+    guider.set_state(1, 2, timestep)  # its window begins after its first step
+    batches: Any = guider.prepare_inputs({TEXT: (step.cond[TEXT], step.uncond[TEXT])})
     for batch in batches:
         guider.prepare_models(step.model)
         (batch.noise_pred, *_) = step.predict({**step.cond, TEXT: getattr(batch, TEXT)})

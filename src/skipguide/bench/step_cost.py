@@ -53,16 +53,10 @@ class BenchmarkStep:
         self.prompts, self.dtype = prompts, dtype
         self.terms = [STG([work.layer], **more) for more in work.terms]
         torch.manual_seed(0)
+        build = build or _build_with_own_weights(device, dtype)
+        model = build(self.family, work.config)
         with torch.device(device):
-            if build is None:
-                model = denoiser_class(self.family)(**work.config).eval()
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
-        if build is None:
-            # nn.Module's own to(): that of diffusers warns of modules meant to stay in float32.
-            nn.Module.to(model, dtype)
-            _perturb_zero_parameters(model)
-        else:
-            model = build(self.family, work.config)
         self.model = model
         self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
         self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
@@ -192,6 +186,22 @@ class BenchmarkStep:
             if k not in without
         )
         return 1 + left / (2 * min(whole for whole, _ in times))
+
+
+def _build_with_own_weights(
+    device: torch.device, dtype: torch.dtype
+) -> Callable[[Family, Mapping[str, Any]], nn.Module]:
+    """Return what builds a denoiser with the weights that its class draws."""
+
+    def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
+        with torch.device(device):
+            model = denoiser_class(family)(**config).eval()
+        # nn.Module's own to(): that of diffusers warns of modules meant to stay in float32.
+        nn.Module.to(model, dtype)
+        _perturb_zero_parameters(model)
+        return model
+
+    return build
 
 
 def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
