@@ -6,7 +6,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(addprefix -c 
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test pytest lint bench bench-all figures paper why
+.PHONY: setup demo test pytest lint bench bench-all gpu figures paper why
 .PHONY: test-matrix test-long test-kills test-ray test-quantize test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
 .PHONY: comfyui options-page clean
@@ -47,7 +47,12 @@ bench: $(READY)
 	$(BIN)/skipguide bench --family mochi
 
 bench-all: $(READY)
-	$(BIN)/skipguide bench --all --prompts 1 --repeats 5
+	$(BIN)/skipguide bench --all --prompts 1
+
+# Large models on a large GPU, in at most 9 minutes: docs/gpu.json, and docs/gpu.md from it.
+gpu: $(READY)
+	$(BIN)/skipguide bench --gpu --out docs/gpu.json
+	$(BIN)/python -m skipguide.bench.gpu_page docs/gpu.json > docs/gpu.md
 
 figures: $(READY)
 	$(BIN)/skipguide lab methods docs/methods.png --overwrite

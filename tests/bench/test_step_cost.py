@@ -13,7 +13,7 @@ import torch.utils.flop_counter
 from typer.testing import CliRunner
 
 from skipguide import Random, guide
-from skipguide.bench import step_cost
+from skipguide.bench import peers, rounds, step_cost
 from skipguide.cli import app
 from skipguide.families import blocks, rows
 from skipguide.families.examples import Example, Size, denoiser_class, example_of
@@ -101,6 +101,53 @@ def test_narrow_examples_have_the_depth_of_the_public_checkpoint() -> None:
         assert depths(row, model) == {name: stack.depth for name, stack in row.stacks.items()}
 
 
+# The families whose blocks the hooks of diffusers' SkipLayerGuidance know.
+WITH_GUIDER = {
+    "mochi", "wan", "wan-vace", "hunyuan", "framepack", "ltx", "cogvideox", "cogview4",
+    "motif-video", "latte",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [row.name for row in FAMILIES])
+def test_the_ways_of_others_make_the_same_step(family: str) -> None:
+    """diffusers' guider as our residual skip, and LTX-2's own STG as our attention skip."""
+    work = example_of(family).workload("small")
+    if family == "ltx-2":
+        work = dataclasses.replace(work, config={**work.config, "perturbed_attn": True})
+    step = step_cost.BenchmarkStep(family, work, 1, CPU, torch.float32)
+    with torch.inference_mode():
+        ways, missing = peers.peer_ways(step, step_cost.GUIDANCE_SCALE)
+        assert set(ways) == {
+            *(["slg_guider"] if family in WITH_GUIDER else []),
+            *(["ltx2_stg"] if family == "ltx-2" else []),
+        }
+        assert bool(missing) == (family not in WITH_GUIDER)
+        before = hooks_of(step.model)
+        for name, way in ways.items():
+            skip = "attention" if name == "ltx2_stg" else "residual"
+            terms = [dataclasses.replace(term, skip=skip) for term in step.terms]
+            with guide(step.pipe, terms):
+                ours = step.run_cfg()
+            torch.testing.assert_close(way(), ours, atol=5e-5, rtol=1e-4)
+            assert (ours - step.run_cfg()).abs().max() > 1e-4
+        assert hooks_of(step.model) == before
+
+
+def hooks_of(model: torch.nn.Module) -> list[Any]:
+    return [
+        list(getattr(getattr(module, "_diffusers_hook", None), "hooks", {}))
+        for module in model.modules()
+    ]
+
+
+def test_intervals_hold_the_ratio_of_the_best_rounds() -> None:
+    seconds = {"cfg": [2.0, 1.0, 4.0], "way": [3.0, 2.0, 4.4]}
+    found = rounds.compare_ways(seconds, to="cfg")
+    assert found["way"] == {"seconds": 2.0, "ratio": 2.0, "interval": (1.1, 2.0)}
+    assert found["cfg"]["interval"] == (1.0, 1.0)
+    assert [rounds.interval_level(n) for n in (1, 2, 7)] == [0, 0.5, 1 - 1 / 64]
+
+
 def depths(row: Any, model: torch.nn.Module) -> dict[str, int]:
     """How many layers each stack has."""
     indices = {
@@ -135,10 +182,21 @@ def test_result() -> None:
     assert (result["blocks"], result["layer"], result["floor_by"]) == (6, "blocks:3", "time")
     assert result["terms"] == [{"skip": "residual", "axis": None, "scale": 1.0}]
     assert result["hidden_bytes"] == 2 * (4 * (3 * 4 * 4 * 64 + 64 * 128))
-    assert result["extra_bytes"] <= 2 * result["hidden_bytes"]
+    ways = result["ways"]
+    own = ["cfg", "attached", "full", "shared", "batch", "slg_guider"]
+    assert (list(ways), result["no_slg_guider"]) == (own, "")
+    extra = ways["shared"]["peak_bytes"] - ways["full"]["peak_bytes"]
+    assert extra <= 2 * result["hidden_bytes"]
     assert result["bit_equal"]
     assert result["largest_difference"] == 0
-    assert all(result[name] > 0 for name in ("cfg_s", "stg_full_ratio", "stg_shared_ratio"))
+    for way in ways.values():
+        low, high = way["interval"]
+        assert 0 < low <= way["ratio"] <= high
+    assert ways["cfg"]["ratio"] == 1
+    assert result["interval_level"] == 0.75  # (1/2)^3 that all three are below the median, or above
+    assert ways["shared"]["distance"] == 0
+    assert "distance" not in ways["cfg"]
+    assert all(0 < ways[name]["distance"] < 1e-4 for name in ("full", "batch", "slg_guider"))
 
 
 def test_floor_is_the_share_of_the_blocks_after_the_skipped_one() -> None:
@@ -190,7 +248,7 @@ def operations(way: Any) -> int:
 @pytest.mark.usefixtures("small")
 def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two terms: two weak passes, both compared; one of them off by a bit is noticed."""
-    result = run(family="svd", prompts=1, width=None, memory=False)
+    result = run(family="svd", prompts=1, width=None, peaks=False)
     assert (result["blocks"], result["layer"], result["floor_by"]) == (7, "up:0", "FLOPs")
     assert [(term["axis"], term["scale"], term["skip"]) for term in result["terms"]] == [
         ("spatial", 2.0, "attention"), ("temporal", 0.5, "attention"),
@@ -205,7 +263,7 @@ def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
         "run_full_weak_passes",
         lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))],
     )
-    result = run(family="svd", prompts=1, width=None, memory=False)
+    result = run(family="svd", prompts=1, width=None, peaks=False)
     assert (result["bit_equal"], result["largest_difference"]) == (
         False,
         pytest.approx(1e-3, rel=1e-2),
@@ -228,7 +286,15 @@ def test_command_line() -> None:
     assert printed.exit_code == 0
     assert json.loads(printed.stdout)["blocks"] == 6
     table = CliRunner().invoke(app, arguments)
-    assert "| CFG + STG, skipguide" in table.stdout
+    names = [line.split("|")[1].strip() for line in table.stdout.splitlines() if line[0] == "|"]
+    assert names[0] == "way of one step"
+    assert names[2:] == [
+        "CFG alone", "guide() attached, scale 0", "CFG + STG, third full pass",
+        "CFG + STG, skipguide", "CFG + STG, skipguide with exact=False",
+        "CFG + STG, diffusers' SkipLayerGuidance", "floor, by the time of the blocks",
+    ]  # fmt: skip
+    assert len({len(line) for line in table.stdout.splitlines() if line[0] == "|"}) == 1
+    assert "they hold the median with 0.0%" in table.stdout
 
 
 @pytest.mark.usefixtures("small")
@@ -254,8 +320,9 @@ def test_table_of_a_unet() -> None:
         .stdout
     )
     assert "svd, 7 layers, layer up:0, attention, spatial 2 + temporal 0.5; " in said
-    assert "| CFG + STG, 2 more full passes        |" in said
-    assert "| floor, by FLOPs                      |" in said
+    assert "| CFG + STG, 2 more full passes              |" in said
+    assert "| floor, by FLOPs                            |" in said
+    assert "SkipLayerGuidance was not measured: it skips blocks of a ModuleList" in said
     assert "what it keeps of the cond pass: " in said
 
 

@@ -302,7 +302,7 @@ def test_orthogonalize_and_both_terms_are_passed_on(
     both = ["spatial", "temporal"]
     plain = {
         "rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None,
-        "share_prefix": True, "budget": None,
+        "share_prefix": True, "exact": True, "budget": None,
     }  # fmt: skip
     assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
 

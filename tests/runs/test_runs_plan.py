@@ -564,6 +564,7 @@ NEW = [
     {"terms": [{"layers": [5]}, {"kind": "slg", "layers": [5]}]},
     {"terms": [{"kind": "slg", "layers": [5]}]},
     {"terms": [{"layers": [5]}], "share_prefix": False},
+    {"terms": [{"layers": [5]}], "exact": False},
     {"schedule": [{"sigma": [0, 1], "layers": [5], "scale": 1.0, "seed": 3}]},
 ]
 
@@ -572,6 +573,9 @@ def test_what_is_new_has_keys_of_its_own() -> None:
     keys = [key_of(guidance=guidance) for guidance in NEW]
     assert len({*keys, key_of(stg={"layers": [5]}), key_of()}) == len(NEW) + 2
     assert keys[0] == key_of(stg=[{"layers": [5]}, {"layers": [8]}])  # however it is spelt
+    flags = {"layers": [5], "stg_scale": 1.0}
+    assert key_of(guidance={"preset": {**flags, "exact": False}}) == keys[-2]
+    assert key_of(**flags, exact=True) == key_of(**flags) == key_of(stg={"layers": [5]})
 
 
 def test_changes_are_shown_without_whole_hashes() -> None:

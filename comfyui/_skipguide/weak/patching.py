@@ -9,7 +9,7 @@ every step."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import Signature
 from typing import Any
 
@@ -92,17 +92,31 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
+class KeptRows:
+    """The rows of a pass that are kept: all of them, or those of cond in a batch [uncond, cond]."""
+
+    def __init__(self) -> None:
+        self.in_batch = False
+
+    def select(self, value: Any) -> Any:
+        """Return the kept rows of a tensor, or of every tensor in a tuple, list or dictionary."""
+        return select_half(COND, value) if self.in_batch else value
+
+
 class RecordInput(ModuleProxy):
     """The real block; the streams that enter it are copied into `state`.
 
     They are copied because a block may change its inputs in place. Nothing is kept where a limit
     refuses it."""
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], limit: ByteLimit | None = None):
-        super().__init__(real, streams=tuple(streams), state=None, limit=limit)
+    def __init__(
+        self, real: nn.Module, streams: Sequence[str], rows: KeptRows,
+        limit: ByteLimit | None = None,
+    ):  # fmt: skip
+        super().__init__(real, streams=tuple(streams), state=None, rows=rows, limit=limit)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        streams = stream_values(self.streams, args, kwargs)
+        streams = self.rows.select(stream_values(self.streams, args, kwargs))
         if self.limit is None or self.limit.take(self, streams):
             self.__dict__["state"] = tuple(
                 None if stream is None else stream.clone() for stream in streams
@@ -115,13 +129,14 @@ class CacheOutput(ModuleProxy):
 
     Nothing is kept where a limit refuses it."""
 
-    def __init__(self, real: nn.Module, limit: ByteLimit | None = None):
-        super().__init__(real, outputs=[], limit=limit)
+    def __init__(self, real: nn.Module, rows: KeptRows, limit: ByteLimit | None = None):
+        super().__init__(real, outputs=[], rows=rows, limit=limit)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.real(*args, **kwargs)
-        if self.limit is None or self.limit.take(self, output):
-            self.outputs.append(_copy_output(output))
+        kept = self.rows.select(output)
+        if self.limit is None or self.limit.take(self, kept):
+            self.outputs.append(_copy_output(kept))
         else:
             self.outputs.clear()  # of earlier calls: a weak pass would replay them in wrong places
         return output
@@ -148,26 +163,35 @@ class Bypass(ModuleProxy):
 
 
 class ResumeFrom(ModuleProxy):
-    """The real block, run on the streams recorded by `source` instead of those that arrive."""
+    """The real block, run on the streams recorded by `source` instead of those that arrive.
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], source: RecordInput):
-        super().__init__(real, streams=tuple(streams), source=source)
+    The streams come `copies` times, one after the other in the batch."""
+
+    def __init__(
+        self, real: nn.Module, streams: Sequence[str], source: RecordInput, copies: int = 1
+    ):
+        super().__init__(real, streams=tuple(streams), source=source, copies=copies)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = replace_streams(self.streams, self.source.state, args, kwargs)
+        state = repeat_rows(self.copies, self.source.state)
+        args, kwargs = replace_streams(self.streams, state, args, kwargs)
         return self.real(*args, **kwargs)
 
 
 class ReplayOutput(ModuleProxy):
-    """The module returns what it returned in the conditional pass, call by call."""
+    """The module returns what it returned in the conditional pass, call by call.
 
-    def __init__(self, real: nn.Module, source: CacheOutput):
-        super().__init__(real, source=source)
+    It comes `copies` times, one after the other in the batch."""
+
+    def __init__(self, real: nn.Module, source: CacheOutput, copies: int = 1):
+        super().__init__(real, source=source, copies=copies)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         _run_group_offloading_hooks(self.real)
         outputs = self.source.outputs
         outputs.append(outputs.pop(0))  # a whole pass rotates the list once
+        if self.copies > 1:
+            return repeat_rows(self.copies, outputs[-1])
         return _copy_output(outputs[-1])
 
 
@@ -280,19 +304,35 @@ def select_half(half: int, value: Any) -> Any:
     Raises:
         ValueError: for a tensor with an odd number of rows.
     """
-    if isinstance(value, dict):
-        return {name: select_half(half, item) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(select_half(half, item) for item in value)
-    if not torch.is_tensor(value):
+
+    def select(tensor: Tensor) -> Tensor:
+        if len(tensor) % 2:
+            raise ValueError(
+                "a batch of CFG must be [uncond, cond] with as many rows of each, but an input has"
+                f" {len(tensor)} rows, so it is no batch. Take its name out of `batched_inputs` in"
+                " its row of skipguide/families/rows.py."
+            )
+        return tensor.chunk(2)[half]
+
+    return _map_tensors(select, value)
+
+
+def repeat_rows(copies: int, value: Any) -> Any:
+    """Return a batch several times over: a tensor, or every tensor in a tuple, list or dictionary.
+
+    Other values are returned as they are; with one copy all of them.
+    """
+    if copies == 1:
         return value
-    if len(value) % 2:
-        raise ValueError(
-            "a batch of CFG must be [uncond, cond] with as many rows of each, but an input has"
-            f" {len(value)} rows, so it is no batch. Take its name out of `batched_inputs` in its"
-            " row of skipguide/families/rows.py."
-        )
-    return value.chunk(2)[half]
+    return _map_tensors(lambda tensor: torch.cat([tensor] * copies), value)
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _map_tensors(function, item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map_tensors(function, item) for item in value)
+    return function(value) if torch.is_tensor(value) else value
 
 
 @contextlib.contextmanager

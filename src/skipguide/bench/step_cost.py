@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from skipguide.bench import memory, peers, rounds
 from skipguide.families import blocks as family_blocks
 from skipguide.families import rows
 from skipguide.families.examples import Workload, denoiser_class, example_of
@@ -40,22 +40,23 @@ class BenchmarkStep:
         prompts: how many; a pipeline with batched CFG runs twice as many rows.
         device: where the step runs.
         dtype: of the weights and of the inputs.
+        build: makes the denoiser, on the device and in the dtype; None draws its weights as its
+            class does.
     """
 
     def __init__(
-        self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype
-    ):
+        self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype,
+        build: Callable[[Family, Mapping[str, Any]], nn.Module] | None = None,
+    ):  # fmt: skip
         self.family = next(row for row in rows.FAMILIES if row.name == family)
         self.name, self.calls = next(iter(self.family.pipelines.items()))
         self.prompts, self.dtype = prompts, dtype
         self.terms = [STG([work.layer], **more) for more in work.terms]
         torch.manual_seed(0)
+        build = build or _build_with_own_weights(device, dtype)
+        model = build(self.family, work.config)
         with torch.device(device):
-            model = denoiser_class(self.family)(**work.config).eval()
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
-        # nn.Module's own to(): that of diffusers warns of modules meant to stay in float32.
-        nn.Module.to(model, dtype)
-        _perturb_zero_parameters(model)
         self.model = model
         self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
         self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
@@ -111,10 +112,45 @@ class BenchmarkStep:
         with guide.guide(self.pipe, self.terms):
             return self.run_cfg()
 
+    def run_in_one_batch(self) -> Tensor:
+        """Make the step with guide() and exact=False: the pipeline's own batch, and joint weak
+        passes."""
+        with guide.guide(self.pipe, self.terms, exact=False):
+            return self.run_cfg()
+
     def run_attached(self) -> Tensor:
         """Make the step with guide() attached and every scale 0."""
         with guide.guide(self.pipe, [dataclasses.replace(term, scale=0.0) for term in self.terms]):
             return self.run_cfg()
+
+    def ways(self) -> tuple[dict[str, Callable[[], Tensor]], str]:
+        """Return all ways of making the step by their names, and why SkipLayerGuidance is not
+        among them, where it is not."""
+        others, missing = peers.peer_ways(self, GUIDANCE_SCALE)
+        batched = {"batch": self.run_in_one_batch} if self.calls.cfg_mode == "batched" else {}
+        own = {
+            "cfg": self.run_cfg, "attached": self.run_attached, "full": self.run_full,
+            "shared": self.run_guided,
+        }  # fmt: skip
+        return {**own, **batched, **others}, missing
+
+    def time_step_of_run(self, name: str, device: torch.device, steps: int) -> float:
+        """Measure the last step of a run of some; guide() is attached before it.
+
+        At the third step of a run nothing is looked at that is looked at when a run begins.
+
+        Args:
+            name: of a way; those that are not ours know no runs, and are measured alone.
+            device: where the step runs.
+            steps: how many the run has.
+        """
+        exact = {"shared": True, "batch": False}
+        if name not in exact:
+            return rounds.measure_time(self.ways()[0][name], device)
+        seconds: list[float] = []
+        with guide.guide(self.pipe, self.terms, exact=exact[name]):
+            self.pipe(steps, lambda predict: seconds.append(rounds.measure_time(predict, device)))
+        return seconds[0]
 
     def run_full_weak_passes(self) -> list[Tensor]:
         """Return the prediction of each weak pass, run from the first layer to the last."""
@@ -127,7 +163,7 @@ class BenchmarkStep:
     def time_blocks(self, device: torch.device) -> tuple[float, dict[int, float]]:
         """Measure the seconds of a conditional pass, and of each block in it by its position."""
         with _time_blocks([site.block for site in self.sites], device) as seconds:
-            whole = _measure_time(lambda: self.predict(self.cond), device)
+            whole = rounds.measure_time(lambda: self.predict(self.cond), device)
         return whole, seconds
 
     def floor_ratio(self, times: list[tuple[float, dict[int, float]]]) -> float:
@@ -152,6 +188,22 @@ class BenchmarkStep:
         return 1 + left / (2 * min(whole for whole, _ in times))
 
 
+def _build_with_own_weights(
+    device: torch.device, dtype: torch.dtype
+) -> Callable[[Family, Mapping[str, Any]], nn.Module]:
+    """Return what builds a denoiser with the weights that its class draws."""
+
+    def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
+        with torch.device(device):
+            model = denoiser_class(family)(**config).eval()
+        # nn.Module's own to(): that of diffusers warns of modules meant to stay in float32.
+        nn.Module.to(model, dtype)
+        _perturb_zero_parameters(model)
+        return model
+
+    return build
+
+
 def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
     """Return the inputs of one call on [uncond, cond]."""
     joined = {
@@ -174,9 +226,13 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
 
     It has the name of the pipeline's class, its denoiser, and what the row says guide() reads."""
 
-    def __call__(self: Any) -> Tensor:
+    def __call__(
+        self: Any, steps: int = 1, last: Callable[[Callable[[], Tensor]], Any] = lambda f: f()
+    ) -> Any:
         self.scheduler.timesteps = torch.zeros(1)  # a new tensor tells guide() that a run begins
-        return step.predict_cfg()
+        for _ in range(steps - 1):
+            step.predict_cfg()
+        return last(step.predict_cfg)
 
     calls, model = step.calls, step.model
     guider = type(
@@ -243,7 +299,7 @@ def _perturb_zero_parameters(model: nn.Module) -> None:
 
 def run(
     family: str, *, prompts: int, width: int | None, repeats: int, full_size: bool, device: str,
-    dtype: str, memory: bool = True,
+    dtype: str, peaks: bool = True,
 ) -> Iterator[tuple[str, Any]]:  # fmt: skip
     """Measure a family's step; yield ("progress", text) on the way and ("result", dict) at the end.
 
@@ -255,7 +311,7 @@ def run(
         full_size: take the public checkpoint's size instead of the narrow one.
         device: "cpu", "cuda", or another that torch knows.
         dtype: the name of torch's, as "bfloat16".
-        memory: measure the peak memory too, which takes longer on a CPU than all the rounds.
+        peaks: measure the peak memory too, which takes about as long as two rounds on a CPU.
 
     Raises:
         ValueError: for an unknown family, a size that it does not have, or a width that is not a
@@ -267,12 +323,7 @@ def run(
     with torch.inference_mode():
         step = BenchmarkStep(family, work, prompts, target_device, precision)
 
-        ways = {
-            "cfg": step.run_cfg,
-            "attached": step.run_attached,
-            "full": step.run_full,
-            "shared": step.run_guided,
-        }
+        ways, missing = step.ways()
         for way in ways.values():
             way()
         seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -281,16 +332,17 @@ def run(
         for repeat in range(repeats):
             # The ways alternate, so that a slow moment of the machine hits all of them.
             for name, way in ways.items():
-                seconds[name].append(_measure_time(way, target_device))
+                seconds[name].append(rounds.measure_time(way, target_device))
             if not step.family.unet:
                 times.append(step.time_blocks(target_device))
             yield "progress", f"{family}: round {repeat + 1} of {repeats}"
         result = _build_result(step, seconds, step.floor_ratio(times[1:]), target_device)
-        if memory:  # on a CPU by torch's profiler, which takes longer than all the rounds
-            yield "progress", f"{family}: memory"
-            result["extra_bytes"] = _measure_peak_memory(
-                step.run_guided, target_device
-            ) - _measure_peak_memory(step.run_full, target_device)
+        result["no_slg_guider"] = missing
+        for name, distance in _measure_distances(step, ways).items():
+            result["ways"][name]["distance"] = distance
+        for name, way in ways.items() if peaks else ():
+            yield "progress", f"{family}: memory, {name}"
+            result["ways"][name]["peak_bytes"] = memory.measure_peak(way, target_device)
         yield "result", result
 
 
@@ -331,26 +383,9 @@ def _full_workload(family: str) -> Workload:
     return example_of(family).workload("full")
 
 
-def _measure_time(way: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        way()
-        return time.perf_counter() - start
-    start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start_event.record()
-    way()
-    end_event.record()
-    torch.cuda.synchronize()
-    return start_event.elapsed_time(end_event) / 1000
-
-
 def _build_result(
     step: BenchmarkStep, seconds: dict[str, list[float]], floor: float, device: torch.device
 ) -> Inputs:
-    # Whatever disturbs a round makes it slower, so the best one is nearest to the truth.
-    best = {name: min(times) for name, times in seconds.items()}
-    ratio = {name: time / best["cfg"] for name, time in best.items()}
-    pairs = list(zip(_capture_weak_outputs(step), step.run_full_weak_passes(), strict=True))
     return {
         "family": step.family.name,
         "pipeline": step.name,
@@ -363,20 +398,45 @@ def _build_result(
         ],
         "parameters": sum(p.numel() for p in step.model.parameters()),
         "repeats": len(seconds["cfg"]),
+        "interval_level": rounds.interval_level(len(seconds["cfg"])),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(step.dtype).removeprefix("torch."),
-        "cfg_s": best["cfg"],
-        "attached_ratio": ratio["attached"],
-        "stg_full_ratio": ratio["full"],
-        "stg_shared_ratio": ratio["shared"],
+        "cfg_s": min(seconds["cfg"]),
+        "ways": rounds.compare_ways(seconds, to="cfg"),
         "floor_ratio": floor,
         "floor_by": "FLOPs" if step.family.unet else "time",
         "passes": 2 + sum(weak.cost(shared=True) for weak in step.weak_passes),
         "passes_full": 2 + sum(weak.cost(shared=False) for weak in step.weak_passes),
+        **measure_agreement(step),
+        "hidden_bytes": _count_cached_bytes(step),
+    }
+
+
+def measure_agreement(step: BenchmarkStep) -> Inputs:
+    """Hold the weak outputs of guide() against those of full passes: `bit_equal`, and the largest
+    difference."""
+    pairs = list(zip(_capture_weak_outputs(step), step.run_full_weak_passes(), strict=True))
+    return {
         "bit_equal": all(torch.equal(ours, theirs) for ours, theirs in pairs),
         "largest_difference": max((ours - theirs).abs().max().item() for ours, theirs in pairs),
-        "hidden_bytes": _count_cached_bytes(step),
+    }
+
+
+def _measure_distances(
+    step: BenchmarkStep, ways: Mapping[str, Callable[[], Tensor]]
+) -> dict[str, float]:
+    """Return how far D of each way is from that of guide(), relative to the push in it.
+
+    Those that push in another way, or not at all, are left out."""
+    exact = step.run_guided()
+    scales = [term.scales(1)[0] for term in step.terms]
+    c = step.predict(step.cond)[0]
+    push = formula.skip_guidance(c, step.run_full_weak_passes(), scales).norm()
+    return {
+        name: ((way() - exact).norm() / push).item()
+        for name, way in ways.items()
+        if name in ("full", "shared", "batch", "slg_guider")
     }
 
 
@@ -406,34 +466,4 @@ def _count_cached_bytes(step: BenchmarkStep) -> int:
     kept: list[Any] = [recording.state for recording in prefix_cache.recorded_inputs.values()]
     if step.family.unet:
         kept = [memory.outputs for k in firsts for _, _, memory in prefix_cache.cached_outputs[k]]
-    tensors = {
-        tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _iter_tensors(kept)
-    }
-    return sum(tensors.values())
-
-
-def _iter_tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested lists and tuples."""
-    if torch.is_tensor(value):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _iter_tensors(item)
-
-
-def _measure_peak_memory(way: Callable[[], Tensor], device: torch.device) -> int:
-    """Measure the peak of the bytes that tensors take in a step, over those taken before it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        way()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        way()
-    recorded: Any = profile.profiler  # its events have no public name
-    events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(itertools.accumulate(event.nbytes() for event in events))
+    return memory.count_bytes(kept)

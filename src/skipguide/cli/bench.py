@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +25,7 @@ def bench(
         typer.Option(help="Width of the denoiser, a multiple of 64.", show_default="256"),
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts in the batch.")] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; each measures every way once.")] = 9,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; each measures every way once.")] = 7,
     full_size: Annotated[
         bool, typer.Option("--full-size", help="The public checkpoint's size; for a large GPU.")
     ] = False,
@@ -46,16 +48,33 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    gpu: Annotated[
+        bool,
+        typer.Option(
+            "--gpu",
+            help="Instead: four models at their full size on a large GPU, in at most 9 minutes.",
+        ),
+    ] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="With --gpu: small models on a CPU, to test the path.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", help="With --gpu: the file of results, which is replaced.")
+    ] = Path("gpu.json"),
     as_json: Json = False,
 ) -> None:
     """Measure what guidance adds to one denoising step.
 
-    Three ways are compared: CFG alone, CFG + STG with a full extra pass, and CFG + STG with the
-    shared prefix. The denoiser has the family's real class and depth, and random weights. The ways
-    alternate within one run, and the best round of each counts. The floor of a UNet is counted in
-    floating point operations, without the time that moving memory takes."""
+    CFG alone is compared with CFG + STG: with a full extra pass, with the shared prefix, with
+    exact=False where the pipeline has a batch, and in diffusers' own ways where there are any. The
+    denoiser has the family's real class and depth, and random weights. The ways alternate within
+    one run, and the best round of each counts. The floor of a UNet is counted in floating point
+    operations, without the time that moving memory takes."""
     if startup is not None:
         _measure_startup(startup, as_json)
+        return
+    if gpu:
+        _measure_gpu(small, out, as_json)
         return
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(
@@ -75,7 +94,7 @@ def bench(
     check_device(device)
     options: PlainData = dict(
         prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device,
-        dtype=dtype, memory=not every,
+        dtype=dtype,
     )  # fmt: skip
     names = [row.name for row in rows.FAMILIES] if every else [family]
     results = []
@@ -132,6 +151,17 @@ def _scan_text(r: Result) -> str:
     return "\n".join([title, *lines])
 
 
+def _measure_gpu(small: bool, out: Path, as_json: bool) -> None:
+    from skipguide.bench import gpu, gpu_page
+    from skipguide.bench.gpu_cases import GpuOptions
+
+    for kind, value in gpu.run(GpuOptions("cpu" if small else "cuda", small), out):
+        if kind == "progress":
+            typer.echo(f"  {value}", err=True)
+        else:
+            console.print_result(gpu_page.format_results(value), value, as_json)
+
+
 def _measure_startup(arguments: str, as_json: bool) -> None:
     from skipguide.cli import bench_startup
 
@@ -146,15 +176,15 @@ def _families_table(results: list[Result]) -> str:
     """Format one row for each family."""
     lines = [
         (
-            "| family | CFG | blocks | layer | full weak pass | skipguide | floor | above it |"
-            " bit-equal |"
+            "| family | CFG | blocks | layer | full weak pass | skipguide | interval | floor |"
+            " above it | bit-equal | peak over CFG | exact=False | from exact | by others |"
         ),
-        "|---|---|--:|---|--:|--:|--:|--:|---|",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|---|--:|--:|--:|---|",
     ]
     lines += [_family_row(r) for r in results]
     r = results[0]
     where = (
-        f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads,"
+        f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads, best of"
         f" {r['repeats']} rounds"
     )
     what = "time of a guided step / time of a step of CFG; residual skip where nothing else is said"
@@ -163,17 +193,50 @@ def _families_table(results: list[Result]) -> str:
         if any(r["floor_by"] == "FLOPs" for r in results)
         else []
     )
-    return "\n".join([f"{what}; {where}", "", *lines, *note])
+    return "\n".join([f"{what}; {where}", "", *lines, "", _interval_note(r), *note])
+
+
+def _interval_note(r: Result) -> str:
+    return (
+        "Intervals go from the smallest to the largest ratio of a round; they hold the median with"
+        f" {r['interval_level']:.1%}. Distances are those of D, relative to the push."
+    )
 
 
 def _family_row(r: Result) -> str:
-    above = r["stg_shared_ratio"] - r["floor_ratio"]
-    equal = "yes" if r["bit_equal"] else "no"
-    return (
-        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {_describe_skip(r)} |"
-        f" {r['stg_full_ratio']:.3f} | {r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} |"
-        f" {above:+.3f} | {equal} |"
-    )
+    ways = r["ways"]
+    shared, equal = ways["shared"], "yes" if r["bit_equal"] else "no"
+    batch = [_ratio(ways.get("batch")), _distance(ways.get("batch"))]
+    others = [f"{_OTHERS[name]} {_ratio(ways[name])}" for name in _OTHERS if name in ways]
+    cells = [
+        r["family"], r["cfg"], str(r["blocks"]), _describe_skip(r), _ratio(ways["full"]),
+        _ratio(shared), _interval(shared), f"{r['floor_ratio']:.3f}",
+        f"{shared['ratio'] - r['floor_ratio']:+.3f}", equal, _peak(r, "shared"), *batch,
+        ", ".join(others) or "-",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+_OTHERS = {"slg_guider": "SkipLayerGuidance", "ltx2_stg": "LTX-2's own STG"}
+
+
+def _ratio(way: Result | None) -> str:
+    return "-" if way is None else f"{way['ratio']:.3f}"
+
+
+def _interval(way: Result | None) -> str:
+    return "-" if way is None else "{:.3f} to {:.3f}".format(*way["interval"])
+
+
+def _distance(way: Result | None) -> str:
+    found = None if way is None else way.get("distance")
+    return "-" if found is None else "0" if found == 0 else f"{found:.1e}"
+
+
+def _peak(r: Result, name: str) -> str:
+    """Return how much more memory than that of CFG a way takes, in MB."""
+    peaks = [r["ways"][way].get("peak_bytes") for way in ("cfg", name)]
+    return "-" if None in peaks else f"{(peaks[1] - peaks[0]) / 1e6:+.1f} MB"
 
 
 def _describe_skip(r: Result) -> str:
@@ -189,8 +252,6 @@ def _describe_skip(r: Result) -> str:
 
 
 def _table(r: Result) -> str:
-    more = "third full pass" if len(r["terms"]) == 1 else f"{len(r['terms'])} more full passes"
-    floor = "floor, by FLOPs" if r["floor_by"] == "FLOPs" else "floor, by the time of the blocks"
     kept = (
         "what it keeps of the cond pass"
         if r["floor_by"] == "FLOPs"
@@ -198,30 +259,52 @@ def _table(r: Result) -> str:
     )
     unit = "layers" if r["floor_by"] == "FLOPs" else "blocks"
     residual = "" if "attention" in _describe_skip(r) else ", residual"
-    rows = [
-        ("way of one step", "passes", "time / CFG"),
-        ("CFG alone", "2", "1"),
-        ("guide() attached, scale 0", "2", f"{r['attached_ratio']:.3f}"),
-        (f"CFG + STG, {more}", f"{r['passes_full']:.2f}", f"{r['stg_full_ratio']:.3f}"),
-        ("CFG + STG, skipguide", f"{r['passes']:.2f}", f"{r['stg_shared_ratio']:.3f}"),
-        (floor, f"{r['passes']:.2f}", f"{r['floor_ratio']:.3f}"),
-    ]
-    lines = [f"| {a:<37}| {b:>6} | {c:>10} |" for a, b, c in rows]
-    lines.insert(1, f"|{'-' * 38}|{'-' * 7}:|{'-' * 11}:|")
+    head = ("way of one step", "passes", "time / CFG", "interval", "from exact", "peak over CFG")
+    widths = (42, 6, 10, 16, 10, 13)
+    lines = [_line(row, widths) for row in (head, *_table_rows(r))]
+    lines.insert(1, f"|{'-' * 44}|{'|'.join('-' * (width + 1) + ':' for width in widths[1:])}|")
     size = f"{r['parameters'] / 1e6:.0f}M parameters"
     what = f"{r['family']}, {r['blocks']} {unit}, layer {_describe_skip(r)}{residual}; {size}"
     where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads"
+    missing = r["no_slg_guider"]
     return "\n".join(
         [
-            f"{what}, {where}, {r['repeats']} rounds, CFG {r['cfg_s']:.3f} s",
+            f"{what}, {where}, best of {r['repeats']} rounds, CFG {r['cfg_s']:.3f} s",
             *lines,
+            _interval_note(r),
             (
                 f"weak outputs bit-equal to a full pass: {'yes' if r['bit_equal'] else 'no'} "
-                f"(largest difference {r['largest_difference']:.2g})"
-            ),
-            (
-                f"peak memory beside the full weak pass {r['extra_bytes']:+d} bytes; {kept}:"
+                f"(largest difference {r['largest_difference']:.2g}); {kept}:"
                 f" {r['hidden_bytes']} bytes"
             ),
+            *([f"diffusers' SkipLayerGuidance was not measured: {missing}"] if missing else []),
         ]
     )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = (
+        f"{cell:<{width}}" if k == 0 else f"{cell:>{width}}"
+        for k, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return f"| {' | '.join([first, *rest])} |"
+
+
+def _table_rows(r: Result) -> Iterator[tuple[str, ...]]:
+    more = "third full pass" if len(r["terms"]) == 1 else f"{len(r['terms'])} more full passes"
+    floor = "floor, by FLOPs" if r["floor_by"] == "FLOPs" else "floor, by the time of the blocks"
+    shared, full = f"{r['passes']:.2f}", f"{r['passes_full']:.2f}"
+    names = {
+        "cfg": ("CFG alone", "2"),
+        "attached": ("guide() attached, scale 0", "2"),
+        "full": (f"CFG + STG, {more}", full),
+        "shared": ("CFG + STG, skipguide", shared),
+        "batch": ("CFG + STG, skipguide with exact=False", shared),
+        "slg_guider": ("CFG + STG, diffusers' SkipLayerGuidance", full),
+        "ltx2_stg": ("CFG + STG, diffusers' own for LTX-2", "3.00"),
+    }
+    for name, (words, passes) in names.items():
+        if name in r["ways"]:
+            way = r["ways"][name]
+            yield words, passes, _ratio(way), _interval(way), _distance(way), _peak(r, name)
+    yield floor, shared, f"{r['floor_ratio']:.3f}", "", "", ""

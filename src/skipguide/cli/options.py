@@ -66,7 +66,7 @@ _DEFAULT_LABELS = {
     "device": "the GPU if there is one", "base_model": "none", "component": "none",
     "variant": "none", "vae_dtype": "that of the rest", "lora": "none", "quantize": "no",
     "offload": "no", "attention": "native", "compile": "no", "vae_tiling": "the model's",
-    "scheduler": "the model's", "flow_shift": "the model's",
+    "scheduler": "the model's", "flow_shift": "the model's", "exact": "exact",
 }  # fmt: skip
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")

@@ -156,6 +156,7 @@ def combine_guidance(block: Any, flags: ReadOnlyData) -> Any:
     same = {
         "rescale": "rescale", "rescale_space": "rescale_space", "orthogonalize": "orthogonalize",
         "cfg_rule": "cfg", "restart": "restart", "budget": "budget",
+        "exact": "exact",
     }  # fmt: skip
     others = [name for name in flags if name not in same]
     if others:

@@ -12,6 +12,7 @@ everything that has its default is left out:
     cfg: {name: apg, eta: 0.2}
     restart: [{window: [0.4, 0.6], repeats: 2}]
     share_prefix: false
+    exact: false
 
 or `schedule: [{sigma: [0.9, 1.1], layers: [11], scale: 4.0}, ...]` instead of terms."""
 
@@ -55,6 +56,7 @@ class GuidanceRequest:
         restart: intervals of the run that are done again.
         share_prefix: whether a weak pass begins at its first skipped layer.
         budget: forward passes a step, above 1; None computes everything at every step.
+        exact: whether [uncond, cond] runs in halves, which makes results bit-equal.
 
     Raises:
         ValueError: for a number or a name out of range, and for parts that exclude each other.
@@ -69,6 +71,7 @@ class GuidanceRequest:
     restart: tuple[Restart, ...] = ()
     share_prefix: bool = True
     budget: float | None = None
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if self.cfg is not None and not isinstance(self.cfg, cfg_rules.CFGRule):
@@ -91,6 +94,11 @@ class GuidanceRequest:
             raise ValueError(
                 "rescale acts on steps with a term or a CFG rule, but got"
                 f" {self.rescale!r} without any. Add a term, or leave rescale out."
+            )
+        if not isinstance(self.exact, bool):
+            raise ValueError(
+                f"exact must be True or False, but got {self.exact!r}. Leave it out for bit-equal"
+                " results, or pass exact=False for one batch where the pipeline has one."
             )
         self._check_orthogonalize()
         self._check_budget()
@@ -173,6 +181,7 @@ class GuidanceRequest:
             "restart": self.restart or None,
             "share_prefix": self.share_prefix,
             "budget": self.budget,
+            "exact": self.exact,
         }
         return list(self.terms) if self.schedule is None else [self.schedule], options
 
@@ -191,6 +200,7 @@ class GuidanceRequest:
             found["rescale"] = float(self.rescale)
         for name, default in (
             ("rescale_space", "prediction"), ("orthogonalize", False), ("share_prefix", True),
+            ("exact", True),
         ):  # fmt: skip
             if getattr(self, name) != default:
                 found[name] = getattr(self, name)

@@ -15,7 +15,15 @@ from skipguide.method import perturbations
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.terms import SLG, STG, Random
 from skipguide.pipeline import compat, foreign_code, state_watch
-from skipguide.weak import attention, flops, patching, prefix_cache, step_context, weak_pass
+from skipguide.weak import (
+    attention,
+    flops,
+    joint_pass,
+    patching,
+    prefix_cache,
+    step_context,
+    weak_pass,
+)
 from skipguide.weak.autoguidance import AutoguidancePass
 
 Term = STG | SLG
@@ -56,6 +64,7 @@ class GuidedDenoiser:
             family.latent_layout, getattr(denoiser, "config", {})
         )
         self._positions, self._weak_pass_cache = where, dict[Any, weak_pass.WeakPass]()
+        self._joint_passes: dict[tuple[int, ...], joint_pass.JointPass] = {}
         self.weak_passes = [self._weak_pass(j, 0) for j in range(len(terms))]
 
     def is_current(self) -> bool:
@@ -84,8 +93,14 @@ class GuidedDenoiser:
         if any(term.skip in _SKIPS_NEEDING_GRID for term in self.terms):
             self._step_context.observe_inputs(self.bind_inputs(args, kwargs))
 
-    def recording_patches(self, active_terms: Sequence[int]) -> list[patching.Patch]:
-        """Return the patches that record inputs during the conditional pass, for these terms."""
+    def recording_patches(
+        self, active_terms: Sequence[int], in_batch: bool = False
+    ) -> list[patching.Patch]:
+        """Return the patches that record inputs during the conditional pass, for these terms.
+
+        Args:
+            in_batch: the pass is the second half of a batch [uncond, cond].
+        """
         sharing = [
             weak
             for j in active_terms
@@ -93,8 +108,38 @@ class GuidedDenoiser:
         ]
         cache = self.prefix_cache
         return self.watch.patches(
-            [] if cache is None else cache.patches({weak.first_skipped for weak in sharing})
+            []
+            if cache is None
+            else cache.patches({weak.first_skipped for weak in sharing}, in_batch)
         )
+
+    def join_terms(self, active_terms: Sequence[int]) -> list[list[int]]:
+        """Return which of these terms run in one batch; those with a draw or a model of their own
+        run alone."""
+        weaks = {j: self.weak_passes[j] for j in active_terms}
+        fixed = {
+            j: weak
+            for j, weak in weaks.items()
+            if isinstance(weak, weak_pass.WeakPass) and not isinstance(self.terms[j].layers, Random)
+        }
+        alone = [[j] for j in weaks if j not in fixed]
+        return sorted([*joint_pass.join_terms(self.family, fixed), *alone])
+
+    def joint_pass(self, active_terms: Sequence[int]) -> joint_pass.JointPass:
+        """Return the pass of several terms in one batch, which join_terms() put together.
+
+        It is made once, so that torch.compile meets the same modules at every step."""
+        key = tuple(active_terms)
+        if key not in self._joint_passes:
+            weaks = [self.weak_passes[j] for j in key]
+            members = [weak for weak in weaks if isinstance(weak, weak_pass.WeakPass)]
+            self._joint_passes[key] = joint_pass.JointPass(members)
+        return self._joint_passes[key]
+
+    def joint_patches(self, joint: joint_pass.JointPass) -> list[patching.Patch]:
+        """Return the patches of the pass of several terms."""
+        shared = joint.prefix_cache is not None
+        return self.watch.patches(joint.patches(), joint.first_skipped + 1 if shared else 0)
 
     def weak_patches(self, active_term: int) -> list[patching.Patch]:
         """Return the patches of the weak pass of a term; of a model of its own there are none."""

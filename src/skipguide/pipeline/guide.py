@@ -11,7 +11,8 @@ How a guided step runs, all with torch's own hooks on the unmodified denoiser:
 
 A batch runs in halves so that the conditional pass and a weak one are the same computation to the
 last bit: a row of a matrix product is rounded differently in batches of different size. It also
-halves the memory that activations take.
+halves the memory that activations take. With `exact=False` the batch stays one: the cond rows are
+read from it, and the weak passes that start in the same layer are a batch of their own.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ Tensor = torch.Tensor
 Term = STG | SLG
 
 _log = logging.getLogger("skipguide")
+_HALVES = (patching.UNCOND, patching.COND)
 _GUIDED_DENOISERS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -62,6 +64,7 @@ def guide(
     restart: Restart | Sequence[Restart] | None = None,
     share_prefix: bool = True,
     budget: float | None = None,
+    exact: bool = True,
 ) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
@@ -89,6 +92,11 @@ def guide(
             takes. At which steps u and the weak passes are computed, and at which they follow from
             earlier ones, is chosen for it (pipeline/budget.py); `handle.plan` says it after the
             first step, as the log does. An approximation where the budget is below the exact cost.
+        exact: run a batch [uncond, cond] in halves, and every weak pass alone, so that the result
+            is the same to the last bit as with full passes. False keeps the pipeline's own batch,
+            and runs weak passes that start in the same layer as one: faster on a GPU that half a
+            batch does not fill, and the same but for rounding. Where SLG weakens u, the batch runs
+            in halves all the same.
 
     Returns:
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks
@@ -106,7 +114,16 @@ def guide(
     )
     phi = published_rescale(single) if rescale is None else rescale
     request = GuidanceRequest(
-        single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix, budget
+        single,
+        schedule,
+        phi,
+        rescale_space,
+        orthogonalize,
+        cfg,
+        restarts,
+        share_prefix,
+        budget,
+        exact,
     )
     _check_weak_models(pipe, family, single)
     check_unguided(pipe, family)
@@ -266,8 +283,9 @@ class Guide:
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
             active = [active.index for active in step.active_terms]
-            self._undo = patching.apply_patches(guided.recording_patches(active))
-        if step.calls_done == 1 and step.has_cfg and not step.split_batch:  # the call of u
+            patches = guided.recording_patches(active, in_batch=step.keeps_batch)
+            self._undo = patching.apply_patches(patches)
+        if step.calls_done == 1 and step.has_cfg and not step.is_batched:  # the call of u
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
         if step.calls_done > 0 or not step.split_batch:
             return None
@@ -296,6 +314,7 @@ class Guide:
             index = self._loop.first_index() if step is None else 0
         self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame), guided)
         self._loop.add_calls(step, frame)
+        step.choose_batch(self.request.exact)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
@@ -369,28 +388,34 @@ class Guide:
         output: Any,
     ) -> Any:
         """Run the weak passes and, of a batch, the uncond half; return what the pipeline gets."""
+        step.c, us = self._extract_predictions(output), None
+        call = args, kwargs  # as it ran
+        if step.keeps_batch:
+            us, step.c = (patching.select_half(half, step.c) for half in _HALVES)
+            inputs = guided.bind_inputs(args, kwargs)
+            args, kwargs = (), self._select_rows(inputs, patching.COND)
         if self.family.unet and not self._input_spec_set:
             guided.set_input_spec(args, kwargs)
             self._input_spec_set = True
-        step.c = self._extract_predictions(output)
         if self._run.differences.needs_plan:
             self._choose_plan(guided, step)
-        weaks = [self._weak_predictions(guided, a, step, args, kwargs) for a in step.active_terms]
+        weaks = self._weak_predictions(guided, step, args, kwargs)
         channels = step.c[0].shape[1] // 2 if self._run.variance else None
         step.compute_push(weaks, self.request.orthogonalize, channels)
         del weaks
         if guided.watch.repeat_is_due:
             self.passes.unweakened += 1
-            again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
-            guided.watch.check_repeat(step.c, again)
+            again = self._run_denoiser(guided.denoiser, *call, guided.watch.patches([]))
+            rows = patching.select_half(patching.COND, again) if step.keeps_batch else again
+            guided.watch.check_repeat(step.c, rows)
         if guided.prefix_cache is not None:
             guided.prefix_cache.clear()  # before the other half takes its memory
         if step.reuses_uncond:
             step.us = self._run.reused_uncond(guided, step)
             self.passes.unweakened += step.us is None
-        us = None
         if step.split_batch and not step.leaves_out_uncond:
             us = step.us or self._run_uncond_half(guided, step)
+        if us is not None:
             self._run.keep_uncond(guided, step, us)
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
@@ -426,25 +451,47 @@ class Guide:
     def _weak_predictions(
         self,
         guided: GuidedDenoiser,
-        active: ActiveTerm,
         step: GuidedStep,
         args: tuple[Any, ...],
         kwargs: ReadOnlyInputs,
-    ) -> tuple[Tensor, ...]:
-        """Return what one weakened model predicts from the inputs of the cond call.
+    ) -> list[tuple[Tensor, ...]]:
+        """Return what each weakened model predicts from the inputs of the cond call.
 
         Where a term does not run at every step, this is c less what earlier differences give.
         """
-        reused = self._run.reused_weak(guided, active, step)
-        if reused is not None:
-            return reused
-        weak = guided.weak_passes[active.index]
-        self.passes.weak_runs[weak] += 1
-        patches = guided.weak_patches(active.index)
-        found = self._run_denoiser(weak.denoiser, args, kwargs, patches)
-        self._run.check_effect(guided, active, step.c, found)
-        self._run.keep_weak(guided, active, step, found)
-        return found
+        found, running = dict[int, tuple[Tensor, ...]](), dict[int, ActiveTerm]()
+        for active in step.active_terms:
+            reused = self._run.reused_weak(guided, active, step)
+            if reused is None:
+                running[active.index] = active
+            else:
+                found[active.index] = reused
+        exact = self.request.exact
+        for terms in [[j] for j in running] if exact else guided.join_terms(list(running)):
+            self.passes.weak_runs.update(guided.weak_passes[j] for j in terms)
+            predictions = self._run_weak_passes(guided, terms, args, kwargs)
+            for j, weak in zip(terms, predictions, strict=True):
+                self._run.check_effect(guided, running[j], step.c, weak)
+                self._run.keep_weak(guided, running[j], step, weak)
+                found[j] = weak
+        return [found[active.index] for active in step.active_terms]
+
+    def _run_weak_passes(
+        self,
+        guided: GuidedDenoiser,
+        terms: Sequence[int],
+        args: tuple[Any, ...],
+        kwargs: ReadOnlyInputs,
+    ) -> list[tuple[Tensor, ...]]:
+        """Run the weak pass of a term, or of several in one batch."""
+        if len(terms) == 1:
+            (j,) = terms
+            model, patches = guided.weak_passes[j].denoiser, guided.weak_patches(j)
+            return [self._run_denoiser(model, args, kwargs, patches)]
+        joint = guided.joint_pass(terms)
+        inputs = joint.repeat_inputs(guided.bind_inputs(args, kwargs))
+        patches = guided.joint_patches(joint)
+        return joint.split_outputs(self._run_denoiser(joint.denoiser, (), inputs, patches))
 
     def _run_denoiser(
         self,

@@ -178,7 +178,7 @@ class PipelineLoop:
         if step.is_guided:
             self._check_formula(step, frame)
         batched = self.calls.cfg_mode == "batched"
-        step.split_batch = batched and step.has_cfg and step.is_guided
+        step.is_batched = batched and step.has_cfg and step.is_guided
         step.num_calls = (1 if batched or not step.has_cfg else 2) + len(own)
         # nobody computes a u that is not needed, but for the resnets of a UNet called a second time
         unneeded = (step.leaves_out_uncond or step.reuses_uncond) and (

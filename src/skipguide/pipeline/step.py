@@ -56,7 +56,8 @@ class GuidedStep:
         uncond_terms: which terms of the request are SLG that is on.
         num_calls: how often the pipeline calls its denoiser.
         num_passes: forward passes of one sample, without weak ones.
-        split_batch: the one call on [uncond, cond] runs in halves.
+        is_batched: c and u come from one call on [uncond, cond].
+        split_batch: that call runs in halves.
         keeps_uncond: c - u may be used again by later steps.
         reuses_uncond: u is not computed: c - u is that of earlier steps.
     """
@@ -71,6 +72,7 @@ class GuidedStep:
     combination: Combination = Combination.UNGUIDED
     num_calls: int = 1
     num_passes: int = 1
+    is_batched: bool = False
     split_batch: bool = False
     keeps_uncond: bool = False
     reuses_uncond: bool = False
@@ -109,6 +111,20 @@ class GuidedStep:
             self.combination = Combination.KEEP_COND
         else:
             self.combination = Combination.REPLACE if replaces else Combination.SHIFT
+
+    def choose_batch(self, exact: bool) -> None:
+        """Settle whether a batch [uncond, cond] runs in halves.
+
+        It does for results that are bit-equal to those of passes of their own, and where u is
+        weakened alone or not needed."""
+        self.split_batch = self.is_batched and (
+            exact or bool(self.uncond_terms) or self.leaves_out_uncond or self.reuses_uncond
+        )
+
+    @property
+    def keeps_batch(self) -> bool:
+        """True if c and u come from one call on both of them that runs as the pipeline made it."""
+        return self.is_batched and not self.split_batch
 
     def compute_push(
         self, weaks: Sequence[Sequence[Tensor]], orthogonalize: bool, channels: int | None = None

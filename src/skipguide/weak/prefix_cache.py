@@ -38,15 +38,17 @@ class PrefixCache:
         limit: patching.ByteLimit | None = None,
     ):
         stacked = [] if family.unet else sorted(firsts)
+        self._rows = patching.KeptRows()
         self.recorded_inputs = {
-            k: patching.RecordInput(sites[k].block, sites[k].stack.streams, limit) for k in stacked
+            k: patching.RecordInput(sites[k].block, sites[k].stack.streams, self._rows, limit)
+            for k in stacked
         }
         always = [
             (parent, name) for parent, name, _ in find_modules(denoiser, family.cached_modules)
         ]
         needed: dict[int, list[Entry]] = {k: [*always, *sites[k].preceding_modules] for k in firsts}
         caches = {
-            entry: patching.CacheOutput(patching.get_child(*entry), limit)
+            entry: patching.CacheOutput(patching.get_child(*entry), self._rows, limit)
             for entries in needed.values()
             for entry in entries
         }
@@ -55,8 +57,14 @@ class PrefixCache:
         }
         self._sites, self._limit = sites, limit
 
-    def patches(self, firsts: Collection[int]) -> list[patching.Patch]:
-        """Return the patches of a conditional pass after which weak passes start at `firsts`."""
+    def patches(self, firsts: Collection[int], in_batch: bool = False) -> list[patching.Patch]:
+        """Return the patches of a conditional pass after which weak passes start at `firsts`.
+
+        Args:
+            in_batch: the pass is the second half of a batch [uncond, cond], and its rows alone are
+                kept.
+        """
+        self._rows.in_batch = in_batch
         if self._limit is not None:
             self._limit.begin(self._proxies_for(min(firsts)))
         recorded = [

@@ -84,12 +84,7 @@ class WeakPass:
         """
         if self.prefix_cache is None:
             return self.full_patches
-        if not self.prefix_cache.has_state_for(self.first_skipped):
-            raise RuntimeError(
-                f'layer "{self.sites[self.first_skipped].address}" must run in the conditional pass'
-                " for a weak pass to start there, but it did not (because of a cache, or of an"
-                " option that switches it off). Remove that, or pass share_prefix=False."
-            )
+        check_prefix(self.prefix_cache, self.sites, self.first_skipped)
         return self.shared_patches
 
     def _weaken_site(self, k: int, source: patching.RecordInput | None) -> Iterator[patching.Patch]:
@@ -140,25 +135,10 @@ class WeakPass:
 
     def _prefix_patches(self, prefix_cache: PrefixCache) -> Iterator[patching.Patch]:
         recording = prefix_cache.recorded_inputs.get(self.first_skipped)
-        if recording is not None:
-            for site in self.sites[: self.first_skipped]:
-                yield *site.entry, patching.Bypass(site.block, site.stack.streams)
         yield from self._weaken_site(self.first_skipped, recording)
         for k in self.skipped[1:]:
             yield from self._weaken_site(k, None)
-        for parent, name, memory in prefix_cache.cached_outputs[self.first_skipped]:
-            yield parent, name, patching.ReplayOutput(memory.real, memory)
-        yield from self._unread_injections()
-
-    def _unread_injections(self) -> Iterator[patching.Patch]:
-        """Switch off modules that run between blocks before the first skipped one.
-
-        Module i runs after every interval-th block and adds to a state that nobody reads."""
-        config = as_denoiser(self.denoiser).config
-        for path, interval in self.family.injected_modules:
-            for parent, name, real in find_modules(self.denoiser, (path,)):
-                if int(name) * config[interval] < self.first_skipped:
-                    yield parent, name, patching.ZeroOutput(real)
+        yield from prefix_patches(self, prefix_cache, self.first_skipped)
 
     def cost(self, shared: bool) -> float:
         """Return what this pass computes, as a fraction of a forward pass.
@@ -201,6 +181,50 @@ class WeakPass:
             whole = flops.count_flops(model, self.inputs)
         with patching.patched(weak.patches()):
             return flops.count_flops(model, self.inputs) / whole
+
+
+def check_prefix(prefix_cache: PrefixCache, sites: Sequence[LayerSite], first: int) -> None:
+    """Check that the conditional pass left what a weak pass starts from.
+
+    Raises:
+        RuntimeError: if it did not, because the layer did not run in it.
+    """
+    if not prefix_cache.has_state_for(first):
+        raise RuntimeError(
+            f'layer "{sites[first].address}" must run in the conditional pass for a weak pass to'
+            " start there, but it did not (because of a cache, or of an option that switches it"
+            " off). Remove that, or pass share_prefix=False."
+        )
+
+
+def prefix_patches(
+    weak: WeakPass, prefix_cache: PrefixCache, first: int, copies: int = 1
+) -> Iterator[patching.Patch]:
+    """Yield the patches by which nothing before a position is computed again.
+
+    Args:
+        weak: a pass over the denoiser.
+        prefix_cache: what the conditional pass kept.
+        first: the position.
+        copies: how often the rows of the conditional pass are in the batch.
+    """
+    if first in prefix_cache.recorded_inputs:
+        for site in weak.sites[:first]:
+            yield *site.entry, patching.Bypass(site.block, site.stack.streams)
+    for parent, name, memory in prefix_cache.cached_outputs[first]:
+        yield parent, name, patching.ReplayOutput(memory.real, memory, copies)
+    yield from _unread_injections(weak, first)
+
+
+def _unread_injections(weak: WeakPass, first: int) -> Iterator[patching.Patch]:
+    """Switch off modules that run between blocks before a position.
+
+    Module i runs after every interval-th block and adds to a state that nobody reads."""
+    config = as_denoiser(weak.denoiser).config
+    for path, interval in weak.family.injected_modules:
+        for parent, name, real in find_modules(weak.denoiser, (path,)):
+            if int(name) * config[interval] < first:
+                yield parent, name, patching.ZeroOutput(real)
 
 
 def _deduplicate_patches(patches: Iterable[patching.Patch]) -> list[patching.Patch]:

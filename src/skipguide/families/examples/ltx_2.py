@@ -32,7 +32,7 @@ EXAMPLE = Example(
     narrow=dict(
         **HEADS, num_layers=48, in_channels=128, cross_attention_dim=256, audio_in_channels=128,
         audio_num_attention_heads=4, audio_attention_head_dim=32, audio_cross_attention_dim=128,
-        caption_channels=256,
+        caption_channels=256, perturbed_attn=True,  # which diffusers' own STG needs
     ),
     inputs=_inputs,
     layer=29,
@@ -42,5 +42,6 @@ EXAMPLE = Example(
         cross_attention_dim=32, audio_in_channels=8, audio_out_channels=8,
         audio_num_attention_heads=2, audio_attention_head_dim=8, audio_cross_attention_dim=16,
         caption_channels=32, vae_scale_factors=(4, 16, 16), rope_type="split",
+        perturbed_attn=False,
     ),
 )  # fmt: skip
