@@ -60,6 +60,7 @@ def guide(
     cfg: cfg_rules.CFGRule | None = None,
     restart: Restart | Sequence[Restart] | None = None,
     share_prefix: bool = True,
+    parallel: Any = None,
 ) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
@@ -83,6 +84,9 @@ def guide(
             passes are in `handle.passes`.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for
             benchmarks and doubt.
+        parallel: a process group of torch.distributed, or one dimension of a DeviceMesh, whose
+            processes divide the passes of a step among them (docs/parallel.md). All of them call
+            this, and then the pipeline, with the same arguments.
 
     Returns:
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks
@@ -90,8 +94,8 @@ def guide(
 
     Raises:
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad
-            number, nothing to do, a scheduler on which a restart is not known to be right, or a
-            model with a cache that they would spoil.
+            number, nothing to do, a scheduler on which a restart is not known to be right, a
+            model with a cache that they would spoil, or more processes than passes.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
@@ -102,7 +106,11 @@ def guide(
     )
     _check_weak_models(pipe, family, single)
     check_unguided(pipe, family)
-    return Guide(pipe, family, request)
+    if parallel is None:
+        return Guide(pipe, family, request)
+    from skipguide.pipeline.branches import BranchGuide  # a Guide, so not above
+
+    return BranchGuide(pipe, family, request, parallel)
 
 
 def check_unguided(pipe: Any, family: Family) -> None:
@@ -251,6 +259,12 @@ class Guide:
         held = lookup.denoisers_of(self.pipe, self.family)
         foreign_code.check_caller(denoiser, held, type(self.pipe).__name__)
         step, guided = self._find_step(), self._guided_denoisers[denoiser]
+        return self._prepare_call(guided, step, args, kwargs)
+
+    def _prepare_call(
+        self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Inputs
+    ) -> Any:
+        """Put the proxies of a call in place; return other inputs for it, or None."""
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
@@ -332,19 +346,18 @@ class Guide:
         first, step.calls_done = step.calls_done == 0, step.calls_done + 1
         try:
             self._guided_denoisers[denoiser].watch.check_calls()
-            if not step.is_guided:
+            if not self._takes_part(step):
                 return None
-            if first:
-                return self._after_cond_call(
-                    self._guided_denoisers[denoiser], step, args, kwargs, output
-                )
-            found = self._extract_predictions(output)
-            returned = combine.after_later_call(self._run, self._loop, step, found)
-            return combine.replace_samples(output, returned)
+            after = self._after_cond_call if first else self._after_later_call
+            return after(self._guided_denoisers[denoiser], step, args, kwargs, output)
         finally:
             if step.calls_done == step.num_calls and step.combination is not Combination.GUIDER:
                 step.clear()
             self._clean_up()
+
+    def _takes_part(self, step: GuidedStep) -> bool:
+        """Return whether the pipeline gets something of ours at a step."""
+        return step.is_guided
 
     def _after_cond_call(
         self,
@@ -358,26 +371,36 @@ class Guide:
         if self.family.unet and not self._input_spec_set:
             guided.set_input_spec(args, kwargs)
             self._input_spec_set = True
-        step.c = self._extract_predictions(output)
+        step.c = self._cond_predictions(output)
         weaks = [self._weak_predictions(guided, a, step.c, args, kwargs) for a in step.active_terms]
         channels = step.c[0].shape[1] // 2 if self._run.variance else None
         step.compute_push(weaks, self.request.orthogonalize, channels)
         del weaks
         if guided.watch.repeat_is_due:
-            self.passes.unweakened += 1
-            again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
-            guided.watch.check_repeat(step.c, again)
+            self._repeat_cond_pass(guided, step, args, kwargs)
         if guided.prefix_cache is not None:
             guided.prefix_cache.clear()  # before the other half takes its memory
         us = None
         if step.split_batch and not step.leaves_out_uncond:
-            inputs = self._select_rows(step.inputs, patching.UNCOND)
-            us = self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+            us = self._uncond_predictions(guided, step)
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
             return combine.replace_samples(output, step.returned)
         pairs = zip(us, step.returned, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
+
+    def _after_later_call(
+        self,
+        guided: GuidedDenoiser,
+        step: GuidedStep,
+        args: tuple[Any, ...],
+        kwargs: ReadOnlyInputs,
+        output: Any,
+    ) -> Any:
+        """Return what the pipeline gets from the call of u, or for guidance of its own."""
+        found = self._extract_predictions(output)
+        returned = combine.after_later_call(self._run, self._loop, step, found)
+        return combine.replace_samples(output, returned)
 
     def _add_to_guider(self, pred_cond: Tensor, pred: Tensor) -> Tensor:
         """Return what a guider with a formula of its own makes of u and c, with the push added."""
@@ -390,6 +413,27 @@ class Guide:
         return D
 
     # --- passes of ours ---------------------------------------------------------------------------
+
+    def _cond_predictions(self, output: Any) -> tuple[Tensor, ...]:
+        """Return what the model predicts with the prompt, which the first call returned."""
+        return self._extract_predictions(output)
+
+    def _uncond_predictions(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
+        """Run the uncond half of a batch."""
+        inputs = self._select_rows(step.inputs, patching.UNCOND)
+        return self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+
+    def _repeat_cond_pass(
+        self,
+        guided: GuidedDenoiser,
+        step: GuidedStep,
+        args: tuple[Any, ...],
+        kwargs: ReadOnlyInputs,
+    ) -> None:
+        """Run the conditional pass once more, which must give the same."""
+        self.passes.unweakened += 1
+        again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
+        guided.watch.check_repeat(step.c, again)
 
     def _weak_predictions(
         self,
@@ -407,13 +451,17 @@ class Guide:
         if kept is not None and kept.has_shapes_of(c):
             kept.uses += 1
             return tuple(own - gap for own, gap in zip(c, kept.differences, strict=True))
-        weak = guided.weak_passes[active.index]
-        self.passes.weak_runs[weak] += 1
-        patches = guided.weak_patches(active.index)
-        found = self._run_denoiser(weak.denoiser, args, kwargs, patches)
+        self.passes.weak_runs[guided.weak_passes[active.index]] += 1
+        found = self._run_weak_pass(guided, active.index, args, kwargs)
         self._run.check_effect(guided, active, c, found)
         self._run.keep_difference(guided, active, c, found)
         return found
+
+    def _run_weak_pass(
+        self, guided: GuidedDenoiser, j: int, args: tuple[Any, ...], kwargs: ReadOnlyInputs
+    ) -> tuple[Tensor, ...]:
+        patches = guided.weak_patches(j)
+        return self._run_denoiser(guided.weak_passes[j].denoiser, args, kwargs, patches)
 
     def _run_denoiser(
         self,

@@ -1,0 +1,140 @@
+"""Runs of tiny pipelines under guide(..., parallel=group), against the same in one process.
+
+A case names a pipeline, how it is called and how it is guided. `divided()` runs cases in one of
+several processes (support/parallel.py starts them), `alone()` in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from skipguide import APG, SLG, STG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
+from support import oracle
+from support.tiny import in_dtype
+from support.tiny.base import Tiny
+
+Tensor = torch.Tensor
+MODULES = {
+    "MochiPipeline": "mochi", "LTX2Pipeline": "ltx2", "StableVideoDiffusionPipeline": "svd",
+    "StableVideoDiffusionPipeline deep": "svd", "TextToVideoSDPipeline": "unet3d",
+    "HunyuanVideo15Pipeline": "hunyuan15", "CosmosTextToWorldPipeline": "cosmos",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A guided call of a tiny pipeline.
+
+    Args:
+        pipeline: its name in tests/support/tiny.
+        terms, options: of guide().
+        call: what to change in the call; "off" is a call without CFG.
+        world: how many processes.
+    """
+
+    pipeline: str
+    terms: Sequence[Any] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    call: Any = dataclasses.field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+
+
+MOCHI, WAN, LTX2 = "MochiPipeline", "WanPipeline", "LTX2Pipeline"
+SVD = "StableVideoDiffusionPipeline"
+UP = {"layers": ["up:0"], "skip": "attention"}
+TWO = (STG([1]), STG([2], 0.5, skip="attention"))
+KEY_CASES = {
+    "Mochi": Case(MOCHI, [STG([2])]),
+    "Mochi, without CFG": Case(MOCHI, [STG([2])], call="off"),
+    "Wan": Case(WAN, [STG([1])]),
+    "Wan, window": Case(WAN, [STG([1], start=0.5)]),
+    "Wan, without CFG": Case(WAN, [STG([1])], call="off"),
+    "LTX-2": Case(LTX2, [STG([1])]),
+    "SVD": Case(SVD, [STG(**UP, axis="spatial", scale=2.0), STG(**UP, axis="temporal", scale=0.5)]),
+}
+MORE_CASES = {
+    "Mochi, two terms": Case(
+        MOCHI, TWO, {"rescale": 0.7, "orthogonalize": True, "rescale_space": "data"}
+    ),
+    "Mochi, first block": Case(MOCHI, [STG([0])]),
+    "Mochi, whole pass": Case(MOCHI, [STG([2])], {"share_prefix": False}),
+    "Mochi, SLG": Case(MOCHI, [SLG([1])]),
+    "Mochi, SLG and STG": Case(MOCHI, [SLG([1]), STG([2])]),
+    "Mochi, every second": Case(MOCHI, [STG([2], every=2)]),
+    "Mochi, restart": Case(MOCHI, [STG([2])], {"restart": Restart((0.3, 0.95))}),
+    "Mochi, APG": Case(MOCHI, [STG([2])], {"cfg": APG(momentum=-0.5)}),
+    "Mochi, CFG-Zero": Case(MOCHI, [STG([2])], {"cfg": CFGZero(zero_steps=1)}),
+    "Mochi, interval": Case(MOCHI, [STG([2])], {"cfg": Interval((0.0, 0.5))}),
+    "Mochi, random": Case(MOCHI, [STG(Random(0.5), seed=3)]),
+    "Mochi, shuffle": Case(MOCHI, [STG([1], skip="shuffle")]),
+    "Mochi, schedule": Case(
+        MOCHI, [Schedule([Bin((0, 2), [1], 1.0, rescale=0.5, guidance_scale=3.0)])]
+    ),
+    "Mochi, bfloat16": Case(MOCHI, [STG([2])], dtype=torch.bfloat16),
+    "Wan, two terms": Case(WAN, TWO, {"rescale": 0.7}),
+    "Wan, SLG": Case(WAN, [SLG([1])]),
+    "Wan, every second": Case(WAN, [STG([1], every=2)]),
+    "Wan, restart": Case(WAN, [STG([1])], {"restart": Restart((0.3, 0.95))}),
+    "Wan, APG": Case(WAN, [STG([1])], {"cfg": APG(momentum=-0.5)}),
+    "Wan, CFG-Zero": Case(WAN, [STG([1])], {"cfg": CFGZero(zero_steps=1)}),
+    "Wan, interval": Case(WAN, [STG([1])], {"cfg": Interval((0.0, 0.5))}),
+    "Wan, bfloat16 and window": Case(WAN, [STG([1], stop=0.5)], dtype=torch.bfloat16),
+    "Wan 2.2": Case("WanPipeline 2.2", [STG([1])]),
+    "Wan VACE": Case("WanVACEPipeline", [STG([2])]),
+    "LTX-2, two terms": Case(LTX2, TWO, {"rescale": 0.7}),
+    "LTX-2, own guidance": Case(
+        LTX2, [STG([1], audio_scale=0.5)],
+        call={"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1]},
+    ),
+    "SVD, residual": Case(SVD, [STG(["up:0"])]),
+    "SVD deep": Case(
+        "StableVideoDiffusionPipeline deep", [STG(**UP, axis="temporal"), STG(["mid:0"])]
+    ),
+    "ModelScope": Case("TextToVideoSDPipeline", [STG(["up:0"])]),
+    "HunyuanVideo 1.5": Case("HunyuanVideo15Pipeline", [STG([1])]),
+    "Cosmos": Case("CosmosTextToWorldPipeline", [STG([1])]),
+}  # fmt: skip
+CASES = KEY_CASES | MORE_CASES
+
+
+@functools.cache
+def build(pipeline: str, dtype: torch.dtype) -> Tiny:
+    """One of its own: to import the builders of all families takes seconds."""
+    module = importlib.import_module(f"support.tiny.{MODULES.get(pipeline, 'wan')}")
+    small = module.PIPELINES[pipeline](dtype)
+    call = {name: in_dtype(value, dtype) for name, value in small.call.items()}
+    return dataclasses.replace(small, call=call)
+
+
+def latents(case: Case, parallel: Any = None) -> Tensor:
+    """The latents of a case, in one of several processes or in one."""
+    small = build(case.pipeline, case.dtype)
+    options = {"parallel": parallel} if parallel is not None else {}
+    changes = small.off if case.call == "off" else case.call
+    with guide(small.pipe, *case.terms, **case.options, **options):
+        return oracle.run(small, **changes)
+
+
+def alone(names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: latents(CASES[name]) for name in names}
+
+
+def divided(_: int, names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: latents(CASES[name], dist.group.WORLD) for name in names}
+
+
+def divided_or_error(_: int, names: Sequence[str]) -> dict[str, Any]:
+    import traceback
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = latents(CASES[name], dist.group.WORLD)
+        except Exception:
+            found[name] = traceback.format_exc()[-1200:]
+    return found
