@@ -35,31 +35,34 @@ class BranchGroup:
     Args:
         parallel: a process group, or one dimension of a DeviceMesh. Every process of it makes one
             of these at the same time.
+        most: how many processes there may be.
 
     Raises:
-        ValueError: for anything else, or a group that this process is not in.
+        ValueError: for anything else, a group that this process is not in, or more processes.
+        BranchError: if another process failed meanwhile.
     """
 
-    def __init__(self, parallel: Any):
-        group = parallel.get_group() if hasattr(parallel, "get_group") else parallel
-        if not (dist.is_available() and dist.is_initialized()) or not isinstance(
-            group, dist.ProcessGroup
-        ):
-            raise ValueError(
-                "parallel must be a process group of torch.distributed, or one dimension of a"
-                f" DeviceMesh, but got {parallel!r}. Call torch.distributed.init_process_group()"
-                " and pass torch.distributed.group.WORLD."
-            )
+    def __init__(self, parallel: Any, most: int):
+        group = _group_of(parallel)
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        if self.size > most:
+            raise ValueError(
+                "parallel must have no more processes than a step has passes, but has"
+                f" {self.size}, and a step has {most} at most: c, u and a weak pass for each STG"
+                f" term. Start {most}; within a pass, tokens can be divided by context parallelism"
+                " (docs/parallel.md)."
+            )
         self.bytes_sent = 0  # by this process
         self._data = group
         ranks = dist.get_process_group_ranks(group)
         # new_group() would meet under the same name again after a group has been left.
         self._store = dist.PrefixStore(f"skipguide/{ranks}/{_made[str(ranks)]}", _default_store())
         _made[str(ranks)] += 1
-        self._wire: Any = dist.ProcessGroupGloo(
-            self._store, self.rank, self.size, timeout=_timeout_of(group)
-        )
+        self._wire: Any = self._store  # not None, for the next line
+        with self._explained():
+            self._wire = dist.ProcessGroupGloo(
+                self._store, self.rank, self.size, timeout=_timeout_of(group)
+            )
         self._under_way: list[tuple[Any, Tensor]] = []  # what is sent must live until it is
 
     # --- what all do together ---------------------------------------------------------------------
@@ -231,6 +234,18 @@ class BranchGroup:
     def close(self) -> None:
         """Leave the group of our own; whoever waits for this process then gets an error."""
         self._wire, self._under_way = None, []
+
+
+def _group_of(parallel: Any) -> Any:
+    group = parallel.get_group() if hasattr(parallel, "get_group") else parallel
+    known = dist.is_available() and dist.is_initialized() and isinstance(group, dist.ProcessGroup)
+    if not known or dist.get_rank(group) < 0:
+        raise ValueError(
+            "parallel must be a process group of torch.distributed that this process is in, or one"
+            f" dimension of a DeviceMesh, but got {parallel!r}. Call"
+            " torch.distributed.init_process_group() and pass torch.distributed.group.WORLD."
+        )
+    return group
 
 
 def _default_store() -> Any:

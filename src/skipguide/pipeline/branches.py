@@ -58,7 +58,7 @@ class BranchGuide(Guide):
     """
 
     def __init__(self, pipe: Any, family: Family, request: GuidanceRequest, parallel: Any):
-        self.group = BranchGroup(parallel)
+        self.group = BranchGroup(parallel, most=branch_plan.max_passes(request.terms))
         self._plan = branch_plan.plan_passes((), 1, has_uncond=False)
         self.durations: list[float] = []  # of each divided step of the last run, by its plan
         # By name: what a process had, its version, and what process 0 had in its place.
@@ -68,21 +68,10 @@ class BranchGuide(Guide):
         self._reused_shapes: dict[tuple[GuidedDenoiser, int], torch.Size] = {}
         self._warned = False
         try:
-            self._check_size(request)
             super().__init__(pipe, family, request)
         except BaseException as error:
             self.group.fail(error)
             raise
-
-    def _check_size(self, request: GuidanceRequest) -> None:
-        most = branch_plan.max_passes(request.terms)
-        if self.group.size > most:
-            raise ValueError(
-                f"parallel must have no more processes than a step has passes, but has"
-                f" {self.group.size}, and a step has {most} at most: c, u and a weak pass for each"
-                f" STG term. Start {most}; within a pass, tokens can be divided by context"
-                " parallelism (docs/parallel.md)."
-            )
 
     # --- the ends of a run ------------------------------------------------------------------------
 
@@ -118,7 +107,8 @@ class BranchGuide(Guide):
             self.group.fail(error)
             raise
         finally:
-            if self._step is None or self._step.calls_done == self._step.num_calls:
+            step = self._step
+            if not self._in_own_pass and (step is None or step.calls_done == step.num_calls):
                 self._arrived = {}
 
     def _begin_run(self) -> None:
