@@ -6,15 +6,23 @@ several processes (support/parallel.py starts them), `alone()` in one."""
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import importlib
+import itertools
+import os
+import signal
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from diffusers.models._modeling_parallel import ContextParallelConfig
+from torch.distributed.device_mesh import init_device_mesh
 
 from skipguide import APG, SLG, STG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
+from skipguide.pipeline.branch_group import BranchError
 from support import oracle
 from support.tiny import in_dtype
 from support.tiny.base import Tiny
@@ -125,16 +133,88 @@ def alone(names: Sequence[str]) -> dict[str, Tensor]:
     return {name: latents(CASES[name]) for name in names}
 
 
-def divided(_: int, names: Sequence[str]) -> dict[str, Tensor]:
-    return {name: latents(CASES[name], dist.group.WORLD) for name in names}
-
-
-def divided_or_error(_: int, names: Sequence[str]) -> dict[str, Any]:
-    import traceback
+def divided(_: int, names: Sequence[str]) -> dict[str, Any]:
+    """The latents of each case in one of several processes, or the words of what is refused."""
     found: dict[str, Any] = {}
     for name in names:
         try:
             found[name] = latents(CASES[name], dist.group.WORLD)
-        except Exception:
-            found[name] = traceback.format_exc()[-1200:]
+        except ValueError as error:
+            found[name] = str(error)
     return found
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def refused(rank: int) -> dict[str, str]:
+    """What each of two processes is told of calls that do not fit together, one after another."""
+    small, term = build(MOCHI, torch.float32), STG([2])
+    seed, steps = torch.Generator().manual_seed(rank), {"num_inference_steps": 2 + rank}
+    wide = {"height": 32 + 32 * rank}
+
+    def told(**changes: Any) -> str:
+        try:
+            with guide(small.pipe, term, parallel=dist.group.WORLD):
+                oracle.run(small, **changes)
+        except (ValueError, BranchError) as error:
+            return f"{type(error).__name__}: {error}"
+        return "nothing"
+
+    return {"noise": told(generator=seed), "size": told(**wide), "steps": told(**steps)}
+
+
+def ends(rank: int, how: str) -> str:
+    """What the processes of a run are told when process 1 fails in the middle, or is killed."""
+    small = build(WAN, torch.float32)
+
+    def at_the_end_of_a_step(_: Any, i: int, *__: Any) -> dict[str, Any]:
+        if i == 1 and rank == 1:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("no memory left")
+        return {}
+
+    try:
+        with guide(small.pipe, STG([1]), parallel=dist.group.WORLD):
+            oracle.run(small, callback_on_step_end=at_the_end_of_a_step)
+    except RuntimeError as error:
+        if rank == 1:
+            time.sleep(20)  # it lives on, and the others must not wait for its end
+        return str(error)
+    return "nothing"
+
+
+# --- what runs at the same time -------------------------------------------------------------------
+
+
+def overlapping(rank: int) -> float:
+    """Process 0 waits in its last block until process 2 is in its weak pass; passes per step."""
+    small, store = build(MOCHI, torch.float32), dist.distributed_c10d._get_default_store()
+    steps = itertools.count()
+
+    def wait(*_: Any) -> None:
+        if rank == 0:
+            store.wait([f"begun {next(steps)}"], datetime.timedelta(seconds=30))
+        if rank == 2:
+            store.set(f"begun {next(steps)}", "")
+
+    hook = small.pipe.transformer.transformer_blocks[-1].register_forward_pre_hook(wait)
+    with guide(small.pipe, STG([1]), parallel=dist.group.WORLD) as handle:
+        oracle.run(small)
+        passes = handle.passes_per_step
+    hook.remove()
+    return passes
+
+
+# --- with context parallelism in each branch ------------------------------------------------------
+
+
+def on_a_mesh(_: int, cases: Sequence[str]) -> dict[str, Tensor]:
+    """Latents of Wan in 2 branches, each of which divides its tokens among 2 processes."""
+    mesh = init_device_mesh("cpu", (2, 1, 2), mesh_dim_names=("branch", "ring", "ulysses"))
+    torch.accelerator.device_count = lambda: 1
+    small = build(WAN, torch.float32)
+    config = ContextParallelConfig(ulysses_degree=2, mesh=mesh["ring", "ulysses"])
+    small.pipe.transformer.enable_parallelism(config=config)
+    return {name: latents(CASES[name], mesh["branch"]) for name in cases}

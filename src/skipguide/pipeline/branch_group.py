@@ -67,17 +67,18 @@ class BranchGroup:
 
     # --- what all do together ---------------------------------------------------------------------
 
-    def agree(self, words: str) -> None:
+    def agree(self, words: str, details: str = "") -> None:
         """Check that all processes are at the same point of the same run.
 
         Args:
             words: what must be the same in all of them.
+            details: what must be so too, but is not told.
 
         Raises:
             ValueError: if one of them is elsewhere.
             BranchError: if another process failed.
         """
-        digest = hashlib.sha256(words.encode()).digest()
+        digest = hashlib.sha256(f"{words}/{details}".encode()).digest()
         own = torch.frombuffer(bytearray(digest[:8]), dtype=torch.int64)
         all_digests = [torch.empty_like(own) for _ in range(self.size)]
         with self._explained():
@@ -86,8 +87,8 @@ class BranchGroup:
         if other:
             raise ValueError(
                 "all processes of parallel= must guide and call the pipeline with the same"
-                f" arguments, but process {other[0]} is at another step than process 0, or has"
-                f" inputs of other sizes. Here it is: {words}"
+                f" arguments, but process {other[0]} has other terms or sizes than process 0, or is"
+                f" at another step. Here it is {words}."
             )
 
     def broadcast(self, tensors: Sequence[Tensor], source: int) -> list[Tensor]:

@@ -215,7 +215,8 @@ class BranchGuide(Guide):
         }
         new = [name for name, value in tensors.items() if not self._is_shared(name, value)]
         sizes = [(name, tuple(tensors[name].shape), str(tensors[name].dtype)) for name in new]
-        self.group.agree(f"step {step.index}, {step.combination.name}, {self._plan}, {sizes}")
+        where = f"step {step.index + 1} of {self._loop.num_steps()}, new inputs {sizes}"
+        self.group.agree(where, f"{step.combination}, {self._plan}, {self.request}")
         found = self.group.broadcast([tensors[name] for name in new], 0)
         if not self._shared_inputs:
             self._check_same_inputs([tensors[name] for name in new], found)
