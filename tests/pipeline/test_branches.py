@@ -45,7 +45,7 @@ def test_equal_in_every_process(world: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_equal_in_every_process_with_all_options(world: int, tmp_path: Path) -> None:
     """Of four processes those with two terms; the others are refused."""
     check_equal(list(branches.MORE_CASES), world, tmp_path)

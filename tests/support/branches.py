@@ -5,6 +5,7 @@ several processes (support/parallel.py starts them), `alone()` in one."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import functools
@@ -43,7 +44,7 @@ class Case:
         pipeline: its name in tests/support/tiny.
         terms, options: of guide().
         call: what to change in the call; "off" is a call without CFG.
-        world: how many processes.
+        weak: a second model is the weak one, in the place of layers.
     """
 
     pipeline: str
@@ -51,6 +52,7 @@ class Case:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     call: Any = dataclasses.field(default_factory=dict)
     dtype: torch.dtype = torch.float32
+    weak: bool = False
 
 
 MOCHI, WAN, LTX2 = "MochiPipeline", "WanPipeline", "LTX2Pipeline"
@@ -85,6 +87,8 @@ MORE_CASES = {
         MOCHI, [Schedule([Bin((0, 2), [1], 1.0, rescale=0.5, guidance_scale=3.0)])]
     ),
     "Mochi, bfloat16": Case(MOCHI, [STG([2])], dtype=torch.bfloat16),
+    "Mochi, a weak model": Case(MOCHI, weak=True),
+    "Wan, a weak model": Case(WAN, weak=True),
     "Wan, two terms": Case(WAN, TWO, {"rescale": 0.7}),
     "Wan, SLG": Case(WAN, [SLG([1])]),
     "Wan, every second": Case(WAN, [STG([1], every=2)]),
@@ -120,12 +124,23 @@ def build(pipeline: str, dtype: torch.dtype) -> Tiny:
     return dataclasses.replace(small, call=call)
 
 
+@functools.cache
+def weak_model(pipeline: str) -> Any:
+    """The model of a pipeline with smaller weights."""
+    weak = copy.deepcopy(build(pipeline, torch.float32).pipe.transformer)
+    with torch.no_grad():
+        for parameter in weak.parameters():
+            parameter.mul_(0.9)
+    return weak
+
+
 def latents(case: Case, parallel: Any = None) -> Tensor:
     """The latents of a case, in one of several processes or in one."""
     small = build(case.pipeline, case.dtype)
     options = {"parallel": parallel} if parallel is not None else {}
     changes = small.off if case.call == "off" else case.call
-    with guide(small.pipe, *case.terms, **case.options, **options):
+    terms = [STG(weak=weak_model(case.pipeline))] if case.weak else case.terms
+    with guide(small.pipe, *terms, **case.options, **options):
         return oracle.run(small, **changes)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from skipguide import STG, guide
 from skipguide.families import blocks, lookup
@@ -53,7 +53,7 @@ def measure(model: str, layers: Sequence[int], steps: int, world: int) -> StepCo
         if world == 1:
             _work(0, *args)
         else:
-            multiprocessing.spawn(_work, args, nprocs=world)
+            spawn(_work, args, nprocs=world)
         found = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world)]
     return StepCost(found[0]["seconds"], found[0]["chain"], sum(one["megabytes"] for one in found))
 

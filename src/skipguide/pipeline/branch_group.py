@@ -56,7 +56,9 @@ class BranchGroup:
         self._data = group
         ranks = dist.get_process_group_ranks(group)
         # new_group() would meet under the same name again after a group has been left.
-        self._store = dist.PrefixStore(f"skipguide/{ranks}/{_made[str(ranks)]}", _default_store())
+        self._store = dist.distributed_c10d.PrefixStore(
+            f"skipguide/{ranks}/{_made[str(ranks)]}", _default_store()
+        )
         _made[str(ranks)] += 1
         self._wire: Any = self._store  # not None, for the next line
         with self._explained():

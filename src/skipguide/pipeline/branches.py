@@ -39,6 +39,7 @@ from skipguide.pipeline.guide import Guide
 from skipguide.pipeline.state_watch import SAME_PREDICTION
 from skipguide.pipeline.step import GuidedStep
 from skipguide.weak import patching
+from skipguide.weak.weak_pass import WeakPass
 
 Tensor = torch.Tensor
 Predictions = tuple[Tensor, ...]
@@ -91,9 +92,9 @@ class BranchGuide(Guide):
             self.group.fail(error)
         super().__exit__(kind, error, trace)
 
-    def _before_forward(self, *args: Any) -> Any:
+    def _before_forward(self, denoiser: Any, args: Any, kwargs: Any) -> Any:
         try:
-            return super()._before_forward(*args)
+            return super()._before_forward(denoiser, args, kwargs)
         except BaseException as error:
             self.group.fail(error)
             raise
@@ -193,7 +194,8 @@ class BranchGuide(Guide):
         if what == _UNCOND:
             return self._uncond_patches(guided, step)
         weak = guided.weak_passes[what]
-        if self.group.rank != 0 and _starts_from_state(weak):
+        shares = isinstance(weak, WeakPass) and weak.prefix_cache is not None
+        if self.group.rank != 0 and shares:
             device = next(value.device for value in rows.values() if torch.is_tensor(value))
             self._receive_state(guided, weak.first_skipped, device)
         return guided.weak_patches(what)
@@ -282,8 +284,9 @@ class BranchGuide(Guide):
         """Return which processes need the state before which layer."""
         found: dict[int, set[int]] = {}
         for j, rank in self._plan.weak.items():
-            if rank != 0 and _starts_from_state(guided.weak_passes[j]):
-                found.setdefault(guided.weak_passes[j].first_skipped, set()).add(rank)
+            weak = guided.weak_passes[j]
+            if rank != 0 and isinstance(weak, WeakPass) and weak.prefix_cache is not None:
+                found.setdefault(weak.first_skipped, set()).add(rank)
         return found
 
     def _send_state(self, n: int, ranks: Sequence[int], value: Any) -> None:
@@ -298,7 +301,8 @@ class BranchGuide(Guide):
         while not cache.has_state_for(k):
             n, value = self.group.receive_value(0, device)
             assert n != _END, k  # the layer would have to be left out of the conditional pass
-            if isinstance(proxy := proxies[n], patching.RecordInput):
+            proxy: Any = proxies[n]
+            if isinstance(proxy, patching.RecordInput):
                 proxy.__dict__["state"] = value
             else:
                 proxy.outputs.append(value)
@@ -436,8 +440,3 @@ class BranchGuide(Guide):
 def _version(x: Tensor) -> int:
     """Return a number that changes when a tensor is changed in place; 0 in inference mode."""
     return 0 if x.is_inference() else x._version
-
-
-def _starts_from_state(weak: Any) -> bool:
-    """Return whether a weak pass starts from a state of the conditional one."""
-    return getattr(weak, "prefix_cache", None) is not None
