@@ -221,12 +221,7 @@ def processes(world: int, folder: Path, job: Callable[..., Any], *args: Any) -> 
         job: a function of a module that they can import.
     """
     found: list[Any] = []
-    children: list[Any] = [
-        PROCESSES.Process(target=_work, args=(rank, world, folder, job, args), daemon=True)
-        for rank in range(world)
-    ]
-    for child in children:
-        child.start()
+    children = start(world, folder, job, *args)
     try:
         yield found
         for child in children:
@@ -237,6 +232,17 @@ def processes(world: int, folder: Path, job: Callable[..., Any], *args: Any) -> 
     failed = [path.read_text() for path in sorted(folder.glob("*.txt"))]
     assert not failed, "\n".join(failed)
     found += [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def start(world: int, folder: Path, job: Callable[..., Any], *args: Any) -> list[Any]:
+    """Start the processes of processes(), which write RANK.pt, or RANK.txt with an error."""
+    children: list[Any] = [
+        PROCESSES.Process(target=_work, args=(rank, world, folder, job, args), daemon=True)
+        for rank in range(world)
+    ]
+    for child in children:
+        child.start()
+    return children
 
 
 def _work(rank: int, world: int, folder: Path, job: Callable[..., Any], args: Any) -> None:

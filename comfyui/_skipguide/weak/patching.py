@@ -107,13 +107,15 @@ class RecordInput(ModuleProxy):
     """The real block; the streams that enter it are copied into `state`.
 
     They are copied because a block may change its inputs in place. Nothing is kept where a limit
-    refuses it."""
+    refuses it. `on_kept` is called with what was kept, before the block runs."""
 
     def __init__(
         self, real: nn.Module, streams: Sequence[str], rows: KeptRows,
         limit: ByteLimit | None = None,
     ):  # fmt: skip
-        super().__init__(real, streams=tuple(streams), state=None, rows=rows, limit=limit)
+        super().__init__(
+            real, streams=tuple(streams), state=None, rows=rows, limit=limit, on_kept=None
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         streams = self.rows.select(stream_values(self.streams, args, kwargs))
@@ -121,22 +123,26 @@ class RecordInput(ModuleProxy):
             self.__dict__["state"] = tuple(
                 None if stream is None else stream.clone() for stream in streams
             )
+            if self.on_kept is not None:
+                self.on_kept(self.state)
         return self.real(*args, **kwargs)
 
 
 class CacheOutput(ModuleProxy):
     """The real module; what it returns is kept in `outputs`, one entry for each call.
 
-    Nothing is kept where a limit refuses it."""
+    Nothing is kept where a limit refuses it. `on_kept` is called with each output that was kept."""
 
     def __init__(self, real: nn.Module, rows: KeptRows, limit: ByteLimit | None = None):
-        super().__init__(real, outputs=[], rows=rows, limit=limit)
+        super().__init__(real, outputs=[], rows=rows, limit=limit, on_kept=None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.real(*args, **kwargs)
         kept = self.rows.select(output)
         if self.limit is None or self.limit.take(self, kept):
             self.outputs.append(_copy_output(kept))
+            if self.on_kept is not None:
+                self.on_kept(self.outputs[-1])
         else:
             self.outputs.clear()  # of earlier calls: a weak pass would replay them in wrong places
         return output

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skipguide.cli import console, generate_many, names, options
+from skipguide.cli import branch_processes, console, generate_many, names, options
 from skipguide.cli.batch import build_items, is_batch
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.cli.prompt_options import PromptFile, Seeds
@@ -47,6 +47,15 @@ def generate(
         ),
     ] = None,
     config: Config = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            "--parallel",
+            help="Under torchrun: branches, the passes of a step on one process or GPU each.",
+            show_default="one process",
+            metavar="branches",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     *,
@@ -58,6 +67,10 @@ def generate(
     With --prompts or --seeds there are many, of one model that is loaded once. Run it again after
     whatever ended it: what is there stays, the rest is made.
     """
+    branch_processes.check(parallel, is_batch(prompts, seeds))
+    if parallel is not None and not branch_processes.is_first():
+        branch_processes.assist(config, given, prompt)
+        return
     file = options.read_config(config)
     if is_batch(prompts, seeds):
         items, note = build_items(file, given, [prompt], prompts, seeds)
@@ -76,13 +89,13 @@ def generate(
     from skipguide.models import loading, telling
 
     preflight.check(settings, image)
-    with loading.hash_meanwhile(settings):
+    with branch_processes.joined(parallel, settings) as group, loading.hash_meanwhile(settings):
         pipe = loading.load(settings)
         asked, settings = settings, resolve_settings(settings, pipe)
         for note in notes.unused_notes(asked, settings):
             telling.tell(note)
         with console.progress("denoising") as on_step:
-            result = run.generate(pipe, settings, on_step, image)
+            result = run.generate(pipe, settings, on_step, image, group)
         weights = loading.weights_fingerprint(settings, pipe)
     made = record.build_record(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)

@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Size and speed of the video": ("height", "width", "fps"),
     GUIDANCE: ("preset",),
-    MODEL: (),
+    MODEL: ("parallel",),
     "Text and image": (
         "max_sequence_length", "image_fit", "min_guidance_scale", "motion_bucket_id",
         "noise_aug_strength", "decode_chunk_size",

@@ -54,6 +54,7 @@ def generate(
     settings: GenerationSettings,
     on_step: StepCallback | None = None,
     image: Image.Image | None = None,
+    parallel: Any = None,
 ) -> GenerationResult:
     """Make one video.
 
@@ -63,6 +64,7 @@ def generate(
         settings: complete, as `resolve_settings` returns them.
         on_step: called after each denoising step; an exception from it ends the generation.
         image: the first frame, of any size; given if and only if the settings name one.
+        parallel: as for guide(); the other processes call assist().
 
     Raises:
         ValueError: for settings that the pipeline refuses, an image too many or too few, or frames
@@ -74,19 +76,18 @@ def generate(
             f" {settings.image!r} and {'none' if image is None else 'one'} was given. Read it with"
             " skipguide.files.image.read()."
         )
-    started, first, said = time.perf_counter(), image, _Notes()
+    started, said = time.perf_counter(), _Notes()
     device = placement.execution_device(pipe)
     memory.reset_peak(device)
     if image is not None and settings.width and settings.height:
         said.add(notes.crop_note(image, settings))
-        pad = settings.image_fit == "pad"
-        first = image_file.fit_to_size(image, settings.width, settings.height, pad)
+    first = _fit(image, settings)
     for note in notes.notes_before(pipe, settings):
         said.add(note)
     with (
         per_video.put_on(pipe, settings),
         _set_guider_scale(pipe, settings),
-        _apply_guidance(pipe, settings) as passes_per_step,
+        _apply_guidance(pipe, settings, parallel) as passes_per_step,
     ):
         clock = _StepTimer(pipe, settings, passes_per_step, on_step, said)
         video = _call_pipeline(pipe, settings, first, clock)
@@ -98,6 +99,35 @@ def generate(
         frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts),
         memory.measure_peak(device), find_preset_used(settings, pipe),
     )  # fmt: skip
+
+
+def assist(
+    pipe: Pipeline, settings: GenerationSettings, image: Image.Image | None, parallel: Any
+) -> None:
+    """Run this process's passes of a video that process 0 of the group makes by generate().
+
+    Args:
+        pipe, settings, image, parallel: as for `generate`.
+
+    Raises:
+        ValueError: as `generate`, before the last step.
+        BranchError: if another process failed or was lost.
+    """
+    with (
+        per_video.put_on(pipe, settings),
+        _set_guider_scale(pipe, settings),
+        _apply_guidance(pipe, settings, parallel),
+    ):
+        clock = _StepTimer(pipe, settings, lambda: math.nan, None, _Notes())
+        _call_pipeline(pipe, settings, _fit(image, settings), clock, output_type="latent")
+
+
+def _fit(image: Image.Image | None, settings: GenerationSettings) -> Image.Image | None:
+    """Return the first frame in the size of the video, where that is known."""
+    if image is None or not (settings.width and settings.height):
+        return image
+    pad = settings.image_fit == "pad"
+    return image_file.fit_to_size(image, settings.width, settings.height, pad)
 
 
 def check_call(
@@ -113,9 +143,6 @@ def check_call(
         ValueError: for settings that the pipeline refuses.
         ReachedMissingPart: where it takes them.
     """
-    if image is not None and settings.width and settings.height:
-        pad = settings.image_fit == "pad"
-        image = image_file.fit_to_size(image, settings.width, settings.height, pad)
     hooks = [
         denoiser.register_forward_pre_hook(_end_call)
         for denoiser in placement.denoisers(pipe).values()
@@ -123,7 +150,7 @@ def check_call(
     try:
         with _set_guider_scale(pipe, settings):
             clock = _StepTimer(pipe, settings, lambda: math.nan, None, _Notes())
-            _call_pipeline(pipe, settings, image, clock)
+            _call_pipeline(pipe, settings, _fit(image, settings), clock)
     finally:
         for hook in hooks:
             hook.remove()
@@ -146,14 +173,21 @@ class _Notes:
 
 
 @contextlib.contextmanager
-def _apply_guidance(pipe: Pipeline, settings: GenerationSettings) -> Iterator[Callable[[], float]]:
+def _apply_guidance(
+    pipe: Pipeline, settings: GenerationSettings, parallel: Any = None
+) -> Iterator[Callable[[], float]]:
     """Guide the pipeline, if anything is asked for; yield a function for the passes per step so
     far."""
     if settings.request.is_plain:
+        if parallel is not None:
+            raise ValueError(
+                "parallel divides the passes of a guided step, but nothing is guided. Name layers,"
+                " or leave it out."
+            )
         yield functools.partial(_count_plain_passes, pipe, [math.nan])
         return
     terms, options = settings.request.with_seed(settings.seed).guide_arguments()
-    with guide(pipe, *terms, **options) as handle:
+    with guide(pipe, *terms, **options, parallel=parallel) as handle:
         yield lambda: handle.passes_per_step
 
 
@@ -258,8 +292,9 @@ def _call_pipeline(
     settings: GenerationSettings,
     image: Image.Image | None,
     callback: _StepTimer,
+    output_type: str = "np",
 ) -> Any:
-    """Run the pipeline; return `(F, H, W, 3)` floats in [0, 1]."""
+    """Run the pipeline; return `(F, H, W, 3)` floats in [0, 1], or its latents."""
     parameters = call_parameters(pipe)
     values = {pipeline_argument(name, pipe): getattr(settings, name) for name in _CALL_SETTINGS} | {
         "image": image
@@ -267,7 +302,7 @@ def _call_pipeline(
     if guider_sets_scale(pipe):
         del values["guidance_scale"]
     call = {name: value for name, value in values.items() if value is not None}
-    call |= {"output_type": "np"}
+    call |= {"output_type": output_type}
     if "callback_on_step_end" in parameters:
         call["callback_on_step_end"] = callback
     # On the CPU, so that a GPU starts from the same noise.

@@ -27,7 +27,7 @@ def after_cond_call(
     Args:
         us: the other half of a batch; None where u comes with a call of its own, or never.
     """
-    if step.combination is Combination.GUIDER:
+    if step.combination in (Combination.GUIDER, Combination.UNGUIDED):
         return step.c, us
     if step.combination is Combination.SHIFT:
         return _shift(step.c, step.push), us and _shift(us, step.push)
@@ -69,7 +69,7 @@ def after_later_call(
     The latter is shifted by as much as c was. Where D is zero or c + push alone, the pipeline has
     no difference to go by, and gets the same once more."""
     is_uncond = step.calls_done == 2 and step.has_cfg and not step.is_batched
-    if step.combination is Combination.GUIDER:
+    if step.combination in (Combination.GUIDER, Combination.UNGUIDED):
         return found
     if step.combination is Combination.ZERO or (
         is_uncond and step.combination is Combination.COND_ONLY

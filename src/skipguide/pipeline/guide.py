@@ -65,6 +65,7 @@ def guide(
     share_prefix: bool = True,
     budget: float | None = None,
     exact: bool = True,
+    parallel: Any = None,
 ) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
@@ -97,6 +98,9 @@ def guide(
             and runs weak passes that start in the same layer as one: faster on a GPU that half a
             batch does not fill, and the same but for rounding. Where SLG weakens u, the batch runs
             in halves all the same.
+        parallel: a process group of torch.distributed, or one dimension of a DeviceMesh, whose
+            processes divide the passes of a step among them (docs/parallel.md). All of them call
+            this, and then the pipeline, with the same arguments.
 
     Returns:
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks
@@ -104,8 +108,8 @@ def guide(
 
     Raises:
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad
-            number, nothing to do, a scheduler on which a restart is not known to be right, or a
-            model with a cache that they would spoil.
+            number, nothing to do, a scheduler on which a restart is not known to be right, a
+            model with a cache that they would spoil, or more processes than passes.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
@@ -127,7 +131,11 @@ def guide(
     )
     _check_weak_models(pipe, family, single)
     check_unguided(pipe, family)
-    return Guide(pipe, family, request)
+    if parallel is None:
+        return Guide(pipe, family, request)
+    from skipguide.pipeline.branches import BranchGuide  # a Guide, so not above
+
+    return BranchGuide(pipe, family, request, parallel)
 
 
 def check_unguided(pipe: Any, family: Family) -> None:
@@ -276,9 +284,14 @@ class Guide:
         self._clean_up()  # after a call that raised
         held = lookup.denoisers_of(self.pipe, self.family)
         foreign_code.check_caller(denoiser, held, type(self.pipe).__name__)
-        guided = self._guided_denoisers[denoiser]
-        step = self._find_step(guided)
+        step = self._find_step(self._guided_denoisers[denoiser])
         guided = self._guided_denoisers[denoiser]  # a run that begins may have made another
+        return self._prepare_call(guided, step, args, kwargs)
+
+    def _prepare_call(
+        self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Inputs
+    ) -> Any:
+        """Put the proxies of a call in place; return other inputs for it, or None."""
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
@@ -362,22 +375,18 @@ class Guide:
         first, step.calls_done = step.calls_done == 0, step.calls_done + 1
         try:
             self._guided_denoisers[denoiser].watch.check_calls()
-            if not step.is_guided:
+            if not self._takes_part(step):
                 return None
-            if first:
-                return self._after_cond_call(
-                    self._guided_denoisers[denoiser], step, args, kwargs, output
-                )
-            found = self._extract_predictions(output)
-            if step.calls_done == 2 and step.has_cfg and not step.split_batch:  # that of u
-                found = step.us or found
-                self._run.keep_uncond(self._guided_denoisers[denoiser], step, found)
-            returned = combine.after_later_call(self._run, self._loop, step, found)
-            return combine.replace_samples(output, returned)
+            after = self._after_cond_call if first else self._after_later_call
+            return after(self._guided_denoisers[denoiser], step, args, kwargs, output)
         finally:
             if step.calls_done == step.num_calls and step.combination is not Combination.GUIDER:
                 step.clear()
             self._clean_up()
+
+    def _takes_part(self, step: GuidedStep) -> bool:
+        """Return whether the pipeline gets something of ours at a step."""
+        return step.is_guided
 
     def _after_cond_call(
         self,
@@ -388,7 +397,7 @@ class Guide:
         output: Any,
     ) -> Any:
         """Run the weak passes and, of a batch, the uncond half; return what the pipeline gets."""
-        step.c, us = self._extract_predictions(output), None
+        step.c, us = self._cond_predictions(output), None
         call = args, kwargs  # as it ran
         if step.keeps_batch:
             us, step.c = (patching.select_half(half, step.c) for half in _HALVES)
@@ -404,17 +413,14 @@ class Guide:
         step.compute_push(weaks, self.request.orthogonalize, channels)
         del weaks
         if guided.watch.repeat_is_due:
-            self.passes.unweakened += 1
-            again = self._run_denoiser(guided.denoiser, *call, guided.watch.patches([]))
-            rows = patching.select_half(patching.COND, again) if step.keeps_batch else again
-            guided.watch.check_repeat(step.c, rows)
+            self._repeat_cond_pass(guided, step, *call)
         if guided.prefix_cache is not None:
             guided.prefix_cache.clear()  # before the other half takes its memory
         if step.reuses_uncond:
             step.us = self._run.reused_uncond(guided, step)
             self.passes.unweakened += step.us is None
         if step.split_batch and not step.leaves_out_uncond:
-            us = step.us or self._run_uncond_half(guided, step)
+            us = step.us or self._uncond_predictions(guided, step)
         if us is not None:
             self._run.keep_uncond(guided, step, us)
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
@@ -422,10 +428,6 @@ class Guide:
             return combine.replace_samples(output, step.returned)
         pairs = zip(us, step.returned, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
-
-    def _run_uncond_half(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
-        inputs = self._select_rows(step.inputs, patching.UNCOND)
-        return self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
 
     def _choose_plan(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
         """Choose what a budget is spent on, in the first guided step of a run, and say it."""
@@ -435,6 +437,22 @@ class Guide:
             g = self._loop.guidance_scales(len(step.c))[0]
         self.plan = self._run.differences.choose_plan(costs, step.has_cfg, g)
         _log.info("%s", self.plan)
+
+    def _after_later_call(
+        self,
+        guided: GuidedDenoiser,
+        step: GuidedStep,
+        args: tuple[Any, ...],
+        kwargs: ReadOnlyInputs,
+        output: Any,
+    ) -> Any:
+        """Return what the pipeline gets from the call of u, or for guidance of its own."""
+        found = self._extract_predictions(output)
+        if step.calls_done == 2 and step.has_cfg and not step.is_batched:  # that of u
+            found = step.us or found
+            self._run.keep_uncond(guided, step, found)
+        returned = combine.after_later_call(self._run, self._loop, step, found)
+        return combine.replace_samples(output, returned)
 
     def _add_to_guider(self, pred_cond: Tensor, pred: Tensor) -> Tensor:
         """Return what a guider with a formula of its own makes of u and c, with the push added."""
@@ -447,6 +465,28 @@ class Guide:
         return D
 
     # --- passes of ours ---------------------------------------------------------------------------
+
+    def _cond_predictions(self, output: Any) -> tuple[Tensor, ...]:
+        """Return what the model predicts with the prompt, which the first call returned."""
+        return self._extract_predictions(output)
+
+    def _uncond_predictions(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
+        """Run the uncond half of a batch."""
+        inputs = self._select_rows(step.inputs, patching.UNCOND)
+        return self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+
+    def _repeat_cond_pass(
+        self,
+        guided: GuidedDenoiser,
+        step: GuidedStep,
+        args: tuple[Any, ...],
+        kwargs: ReadOnlyInputs,
+    ) -> None:
+        """Run the conditional pass once more, which must give the same."""
+        self.passes.unweakened += 1
+        again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
+        rows = patching.select_half(patching.COND, again) if step.keeps_batch else again
+        guided.watch.check_repeat(step.c, rows)
 
     def _weak_predictions(
         self,
@@ -485,13 +525,17 @@ class Guide:
     ) -> list[tuple[Tensor, ...]]:
         """Run the weak pass of a term, or of several in one batch."""
         if len(terms) == 1:
-            (j,) = terms
-            model, patches = guided.weak_passes[j].denoiser, guided.weak_patches(j)
-            return [self._run_denoiser(model, args, kwargs, patches)]
+            return [self._run_weak_pass(guided, terms[0], args, kwargs)]
         joint = guided.joint_pass(terms)
         inputs = joint.repeat_inputs(guided.bind_inputs(args, kwargs))
         patches = guided.joint_patches(joint)
         return joint.split_outputs(self._run_denoiser(joint.denoiser, (), inputs, patches))
+
+    def _run_weak_pass(
+        self, guided: GuidedDenoiser, j: int, args: tuple[Any, ...], kwargs: ReadOnlyInputs
+    ) -> tuple[Tensor, ...]:
+        patches = guided.weak_patches(j)
+        return self._run_denoiser(guided.weak_passes[j].denoiser, args, kwargs, patches)
 
     def _run_denoiser(
         self,

@@ -88,6 +88,15 @@ class PrefixCache:
             return self.recorded_inputs[first_skipped].state is not None
         return all(cache.outputs for _, _, cache in self.cached_outputs[first_skipped])
 
+    def proxies_before(self, first_skipped: int) -> list[nn.Module]:
+        """Return the proxies that keep what a weak pass needs to start there."""
+        return list(self._proxies_for(first_skipped))
+
+    def all_proxies(self) -> list[nn.Module]:
+        """Return all proxies once, in the same order in every process that has the model."""
+        found = (proxy for k in sorted(self.cached_outputs) for proxy in self._proxies_for(k))
+        return list(dict.fromkeys(found))
+
     def clear(self) -> None:
         """Free what was kept."""
         for recording in self.recorded_inputs.values():
