@@ -295,6 +295,12 @@ def test_ltx2_weak_passes_are_full_passes_of_a_weakened_copy() -> None:
     ("guider", "audio_guider", "message"),
     [
         (SkipGuidance([1]), SkipGuidance([0]), "the two skip different layers"),
+        (
+            SkipGuidance(terms=STG([1], every="auto")),
+            SkipGuidance(terms=STG([1], every="auto")),
+            'a budget or every="auto" is decided by each of them for itself',
+        ),
+        (SkipGuidance([1], budget=2.0), SkipGuidance([1], budget=2.0), "must come to the same"),
         (LTX2Guidance(G), SkipGuidance([0]), "the two skip different layers"),
         (
             SkipGuidance([1], rescale=0.5, rescale_space="data"),

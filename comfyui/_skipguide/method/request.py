@@ -136,6 +136,13 @@ class GuidanceRequest:
         return self.cfg is not None and not isinstance(self.cfg, plain)
 
     @property
+    def decides_in_run(self) -> bool:
+        """True if predictions or costs of a run decide at which steps something is computed."""
+        reuses = [term.reuse for term in self.terms if isinstance(term, STG)]
+        reuses += [self.cfg.reuse] if isinstance(self.cfg, cfg_rules.CFGReuse) else []
+        return self.budget is not None or any(reuse.every == "auto" for reuse in reuses)
+
+    @property
     def is_plain(self) -> bool:
         """True if the request asks for nothing but the pipeline's own CFG."""
         return (

@@ -73,6 +73,12 @@ class GuiderLoop:
                 ' predictions. Use space="prediction", which is the space of the data there, or'
                 " CFGZero(zero_steps=0)."
             )
+        if request.decides_in_run:
+            raise ValueError(
+                f"{type(found[0]).__name__} has two guiders, which must come to the same steps, but"
+                ' a budget or every="auto" is decided by each of them for itself. Write a share,'
+                " such as every=0.5."
+            )
         if audio is guider and not guider.has_passes_of(found[0].guider):
             raise ValueError(
                 "an audio_guider gets the weak passes that the pipeline's guider makes, but the two"
