@@ -24,7 +24,7 @@ def polynomial(degree: int, samples: int = 3) -> tuple[np.ndarray, Any]:
     coefficients = np.random.default_rng(degree).normal(size=(degree + 1, samples, 2, 2))
 
     def at(x: float) -> tuple[Tensor, ...]:
-        value = sum(c * x**k for k, c in enumerate(coefficients))
+        value = np.sum([c * x**k for k, c in enumerate(coefficients)], axis=0)
         return (torch.tensor(value), torch.tensor(2 * value[:, :1]))
 
     return coefficients, at

@@ -97,6 +97,7 @@ def test_cfg_without_u_goes_on_with_the_last_difference() -> None:
         oracle.run(given, **FOUR)
     assert handle.passes_per_step == 1.5
     raw, got = ([oracle.samples(call.output)[0] for call in calls] for calls in (inside, outside))
+    difference = torch.zeros(())
     for step in range(4):
         c, u = raw[2 * step : 2 * step + 2]
         if step % 2 == 0:

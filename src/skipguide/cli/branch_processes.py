@@ -98,7 +98,7 @@ def _on_gpu(settings: GenerationSettings) -> bool:
     return True
 
 
-def assist(config: Path | None, given: PlainData, prompt: str | None) -> None:
+def assist(config: list[str] | None, given: PlainData, prompt: str | None) -> None:
     """Run the passes of a process that is not the first; process 0 has checked what it is given."""
     logging.getLogger("skipguide").setLevel(logging.ERROR)
     try:

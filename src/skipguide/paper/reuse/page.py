@@ -67,9 +67,10 @@ def read(docs: Path, model: str) -> list[RowResult]:
 
 
 def _result(row: PlainData) -> RowResult:
-    return RowResult(**{
+    parts: PlainData = {
         name: Estimate(**value) if name in _ESTIMATES else value for name, value in row.items()
-    })  # fmt: skip
+    }
+    return RowResult(**parts)
 
 
 # --- the page -------------------------------------------------------------------------------------
