@@ -27,7 +27,7 @@ def after_cond_call(
     Args:
         us: the other half of a batch; None where u comes with a call of its own, or never.
     """
-    if step.combination is Combination.GUIDER:
+    if step.combination in (Combination.GUIDER, Combination.UNGUIDED):
         return step.c, us
     if step.combination is Combination.SHIFT:
         return _shift(step.c, step.push), us and _shift(us, step.push)

@@ -16,6 +16,7 @@ halves the memory that activations take.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from skipguide.pipeline.loop import PipelineLoop
 from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.run import RunState
 from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep, PassCounts
+from skipguide.pipeline.step_caches import COND, REPEAT, UNCOND, UNREAD
 from skipguide.weak import patching
 
 if TYPE_CHECKING:
@@ -154,6 +156,7 @@ class Guide:
         self._step: GuidedStep | None = None
         self._timesteps: Tensor | None = None  # of the run: schedulers make new ones for each
         self._undo: list[patching.Patch] = []  # restores the modules after the call under way
+        self._context = contextlib.ExitStack()  # of caches, in the call under way
         self._in_own_pass = False  # the hooks below let passes of ours through
         self._input_spec_set = False  # in this run: the weak passes know their inputs
         self._hooks = self._register_hooks()
@@ -186,6 +189,9 @@ class Guide:
             self._restart_controller.remove()
         self._step = self._timesteps = None  # tensors among them
         self._run.forget_history()
+        running = call_frame.find_call_frame(self.pipe) is not None
+        for guided in self._guided_denoisers.values():
+            guided.forget_caches([COND, UNCOND] if running else [])
         for denoiser in self._guided_denoisers:
             _GUIDED_DENOISERS.discard(denoiser)
 
@@ -251,6 +257,8 @@ class Guide:
         held = lookup.denoisers_of(self.pipe, self.family)
         foreign_code.check_caller(denoiser, held, type(self.pipe).__name__)
         step, guided = self._find_step(), self._guided_denoisers[denoiser]
+        if step.calls_done == 0:
+            guided.begin_caches(step.index, self._loop.position(step.index)[0])
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
@@ -258,10 +266,25 @@ class Guide:
             self._undo = patching.apply_patches(guided.recording_patches(active))
         if step.calls_done == 1 and step.has_cfg and not step.split_batch:  # the call of u
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
+        if self._separates_contexts(guided):
+            name = self._context_name(guided, step)
+            self._context.enter_context(guided.caches.context(name))
         if step.calls_done > 0 or not step.split_batch:
             return None
         step.inputs = guided.bind_inputs(args, kwargs)
         return (), self._select_rows(step.inputs, patching.COND)
+
+    def _separates_contexts(self, guided: GuidedDenoiser) -> bool:
+        """Return whether each pass has a context of its own; a run that nothing guides has not."""
+        return guided.caches.is_on and self._run.may_guide
+
+    def _context_name(self, guided: GuidedDenoiser, step: GuidedStep) -> str:
+        """Return the context of a call of the pipeline's; "" for guidance of its own."""
+        if step.calls_done == 0:
+            return COND
+        if step.calls_done > 1 or not step.has_cfg or step.split_batch:
+            return ""
+        return UNREAD if step.leaves_out_uncond else guided.uncond_context(step.uncond_terms)
 
     def _find_step(self) -> GuidedStep:
         """Return the step that a call of the denoiser belongs to: the one under way, or the
@@ -283,8 +306,11 @@ class Guide:
             self._timesteps, self.passes = timesteps, PassCounts()
             self._begin_run()
             index = self._loop.first_index() if step is None else 0
+            for guided in self._guided_denoisers.values():
+                guided.begin_run(joins=index > 0)
         self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame))
-        self._loop.add_calls(step, frame)
+        split = any(map(self._separates_contexts, self._guided_denoisers.values()))
+        self._loop.add_calls(step, frame, always_split=split)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
@@ -297,6 +323,8 @@ class Guide:
             index = 0
         if index == 0 or self._loop.is_restart(index):  # what is kept is of another noise level
             self._run.forget_history()
+            for guided in self._guided_denoisers.values():
+                guided.forget_caches()
         return index
 
     def _begin_run(self) -> None:
@@ -306,9 +334,6 @@ class Guide:
         for denoiser, guided in self._guided_denoisers.items():
             if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
-        for guided in self._guided_denoisers.values():
-            guided.watch.check_forwards()  # again: a cache can be switched on after guide()
-            guided.watch.begin_run()
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
         if step.leaves_out_uncond:
@@ -329,15 +354,15 @@ class Guide:
             self._clean_up()
             return None
         self._restore_modules()
+        guided = self._guided_denoisers[denoiser]
+        self._count_call(guided, step)
         first, step.calls_done = step.calls_done == 0, step.calls_done + 1
         try:
-            self._guided_denoisers[denoiser].watch.check_calls()
-            if not step.is_guided:
+            guided.watch.check_calls()
+            if not step.is_guided and not step.split_batch:
                 return None
             if first:
-                return self._after_cond_call(
-                    self._guided_denoisers[denoiser], step, args, kwargs, output
-                )
+                return self._after_cond_call(guided, step, args, kwargs, output)
             found = self._extract_predictions(output)
             returned = combine.after_later_call(self._run, self._loop, step, found)
             return combine.replace_samples(output, returned)
@@ -365,19 +390,30 @@ class Guide:
         del weaks
         if guided.watch.repeat_is_due:
             self.passes.unweakened += 1
-            again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
+            with guided.caches.context(REPEAT):
+                again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
             guided.watch.check_repeat(step.c, again)
-        if guided.prefix_cache is not None:
-            guided.prefix_cache.clear()  # before the other half takes its memory
+            self.passes.left_out_by_caches += 1 - guided.caches.cost(REPEAT, 1)
+        guided.clear_prefix()  # before the other half takes its memory
         us = None
         if step.split_batch and not step.leaves_out_uncond:
-            inputs = self._select_rows(step.inputs, patching.UNCOND)
-            us = self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+            us = self._predict_uncond_half(guided, step)
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
             return combine.replace_samples(output, step.returned)
         pairs = zip(us, step.returned, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
+
+    def _predict_uncond_half(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
+        inputs, name = self._select_rows(step.inputs, patching.UNCOND), ""
+        patches = self._uncond_patches(guided, step)
+        if self._separates_contexts(guided):
+            name = guided.uncond_context(step.uncond_terms)
+        with guided.caches.context(name):
+            us = self._run_denoiser(guided.denoiser, (), inputs, patches)
+        if name:
+            self._count_uncond(guided, step)
+        return us
 
     def _add_to_guider(self, pred_cond: Tensor, pred: Tensor) -> Tensor:
         """Return what a guider with a formula of its own makes of u and c, with the push added."""
@@ -409,8 +445,10 @@ class Guide:
             return tuple(own - gap for own, gap in zip(c, kept.differences, strict=True))
         weak = guided.weak_passes[active.index]
         self.passes.weak_runs[weak] += 1
-        patches = guided.weak_patches(active.index)
-        found = self._run_denoiser(weak.denoiser, args, kwargs, patches)
+        patches, shared = guided.weak_patches(active.index), guided.starts_from_prefix(active.index)
+        with guided.in_weak_context(active.index):
+            found = self._run_denoiser(weak.denoiser, args, kwargs, patches)
+        self.passes.left_out_by_caches += guided.left_out_of_weak_pass(active.index, shared)
         self._run.check_effect(guided, active, c, found)
         self._run.keep_difference(guided, active, c, found)
         return found
@@ -450,6 +488,26 @@ class Guide:
             return tuple(sample.float() for sample in samples)
         return tuple(samples)
 
+    # --- what caches left out ---------------------------------------------------------------------
+
+    def _count_call(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
+        """Count what a cache left out of the pipeline's call that ended."""
+        if not guided.caches.is_on:
+            return
+        name = self._context_name(guided, step) if self._separates_contexts(guided) else ""
+        if step.calls_done == 1 and name.startswith(UNCOND):
+            self._count_uncond(guided, step)
+        elif name != UNREAD:
+            rows = step.num_passes / step.num_calls if not step.split_batch else 1
+            context = guided.caches.pipeline_context
+            left_out = 1 - guided.caches.cost(name or getattr(context, "name", ""), 1)
+            self.passes.left_out_by_caches += rows * left_out
+
+    def _count_uncond(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
+        skipped = sum(1 - guided.weak_passes[j].cost(shared=False) for j in step.uncond_terms)
+        cost = guided.caches.cost(guided.uncond_context(step.uncond_terms), 1 - skipped)
+        self.passes.left_out_by_caches += 1 - skipped - cost
+
     # --- housekeeping -----------------------------------------------------------------------------
 
     def _restore_modules(self) -> None:
@@ -459,7 +517,7 @@ class Guide:
 
     def _clean_up(self) -> None:
         self._restore_modules()
+        self._context.close()
         for guided in self._guided_denoisers.values():
             guided.watch.end_step()
-            if guided.prefix_cache is not None:
-                guided.prefix_cache.clear()
+            guided.clear_prefix()

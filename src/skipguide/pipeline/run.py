@@ -177,6 +177,11 @@ class RunState:
             )
         return sigmas
 
+    @property
+    def may_guide(self) -> bool:
+        """False where every scale is 0, so that no step can differ from the pipeline's own."""
+        return bool(self.schedule or self.rule) or any(map(self._has_scale, self.terms))
+
     # --- a step -----------------------------------------------------------------------------------
 
     def decide_step(self, index: int, has_cfg: bool) -> GuidedStep:
