@@ -40,12 +40,12 @@ from skipguide.method.request import (
 )
 from skipguide.method.terms import SLG, STG, Layer, Random, Schedule
 from skipguide.pipeline import combine
+from skipguide.pipeline.cache_contexts import COND as COND_CONTEXT
+from skipguide.pipeline.cache_contexts import REPEAT
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_loop import GuiderLoop
 from skipguide.pipeline.run import RunState
 from skipguide.pipeline.step import ActiveTerm, GuidedStep
-from skipguide.pipeline.step_caches import COND as COND_CONTEXT
-from skipguide.pipeline.step_caches import REPEAT
 from skipguide.weak import patching
 
 Tensor = torch.Tensor

@@ -74,7 +74,8 @@ class Copy:
         self.depth, self.last_step = len(blocks_of(self.model)), -2
         for k, block in enumerate(blocks_of(self.model)):
             block.forward = self._skip if k in skipped else self._count(block.forward)
-        self.model.enable_cache(copy.deepcopy(config))
+        if config is not None:
+            self.model.enable_cache(copy.deepcopy(config))
         for k in masked:
             attention = blocks_of(self.model)[k].attn1
             registry = getattr(attention, "_diffusers_hook", None)
@@ -99,7 +100,7 @@ class Copy:
         """What the model predicts at a step; after a gap its cache begins anew."""
         if step != self.last_step + 1:
             self.model._reset_stateful_cache()
-        with self.model.cache_context(self.name, step_index=step, **fields):
+        with self.model.cache_context(self.name, **{"step_index": step, **fields}):
             if step != self.last_step + 1:
                 self._count_from(step)
             self.last_step = step

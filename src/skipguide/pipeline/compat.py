@@ -9,7 +9,7 @@ from torch import nn
 from skipguide.families.blocks import LayerSite
 from skipguide.families.schema import Family
 from skipguide.method.protocols import Guider, Pipeline
-from skipguide.pipeline import step_caches
+from skipguide.pipeline import cache_hooks
 
 
 def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int]) -> None:
@@ -85,7 +85,7 @@ def predicts_variance(pipe: Pipeline) -> bool:
 
 
 def check_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
-    """Reject hooks that keep state across calls, but for the caches that step_caches.py knows.
+    """Reject hooks that keep state across calls, but for the caches that cache_hooks.py knows.
 
     Raises:
         ValueError: for a cache across steps whose states a weak pass would spoil.
@@ -97,5 +97,5 @@ def check_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
                 " FreeNoise's split inference is on. Switch it off, and FreeNoise on again"
                 " without it."
             )
-        for name, hook in step_caches.stateful_hooks(module):
-            step_caches.cache_kind(name, hook, family)
+        for name, hook in cache_hooks.stateful_hooks(module):
+            cache_hooks.cache_kind(name, hook, family)

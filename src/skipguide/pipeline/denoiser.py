@@ -16,7 +16,8 @@ from skipguide.method import perturbations
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.terms import SLG, STG, Random
 from skipguide.pipeline import compat, foreign_code, state_watch
-from skipguide.pipeline.step_caches import COND, REPEAT, UNCOND, StepCaches
+from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND
+from skipguide.pipeline.step_caches import StepCaches
 from skipguide.weak import attention, flops, patching, prefix_cache, step_context, weak_pass
 from skipguide.weak.autoguidance import AutoguidancePass
 

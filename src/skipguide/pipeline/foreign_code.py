@@ -28,7 +28,7 @@ from skipguide.pipeline import compat
 from skipguide.weak import patching
 
 # Their hooks, wrappers and modules call what they stand for once, and keep nothing of a pass; those
-# that do (diffusers' caches) say so, and compat.check_stateful_hooks() refuses what step_caches.py
+# that do (diffusers' caches) say so, and compat.check_stateful_hooks() refuses what cache_hooks.py
 # does not know.
 TRUSTED_PACKAGES = {
     "accelerate", "bitsandbytes", "diffusers", "optimum", "peft", "skipguide", "torch", "torchao",

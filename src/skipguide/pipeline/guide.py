@@ -34,13 +34,13 @@ from skipguide.method.request import GuidanceRequest, published_rescale, unpack_
 from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
 from skipguide.pipeline import call_frame, combine, compat, foreign_code
+from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND, UNREAD
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
 from skipguide.pipeline.loop import PipelineLoop
 from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.run import RunState
 from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep, PassCounts
-from skipguide.pipeline.step_caches import COND, REPEAT, UNCOND, UNREAD
 from skipguide.weak import patching
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class Guide:
         held = lookup.denoisers_of(self.pipe, self.family)
         foreign_code.check_caller(denoiser, held, type(self.pipe).__name__)
         step, guided = self._find_step(), self._guided_denoisers[denoiser]
-        if step.calls_done == 0:
+        if step.calls_done == 0 and self._run.may_guide:
             guided.begin_caches(step.index, self._loop.position(step.index)[0])
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)

@@ -180,7 +180,10 @@ class RunState:
     @property
     def may_guide(self) -> bool:
         """False where every scale is 0, so that no step can differ from the pipeline's own."""
-        return bool(self.schedule or self.rule) or any(map(self._has_scale, self.terms))
+        request = self.request
+        return bool(request.schedule or request.cfg or request.restart) or any(
+            map(self._has_scale, self.terms)
+        )
 
     # --- a step -----------------------------------------------------------------------------------
 
