@@ -290,9 +290,7 @@ def restarted_by_hand(small: Tiny, cache: str) -> torch.Tensor:
             one.last_step = -2
         sigmas = small.pipe.scheduler.sigmas
         fields = dict(step_index=index, sigma=float(sigmas[index]))
-        return (
-            one.predict(kwargs, usual.index(t), num_inference_steps=len(sigmas) - 1, **fields),
-        )
+        return (one.predict(kwargs, usual.index(t), num_inference_steps=len(sigmas) - 1, **fields),)
 
     hook = small.pipe.transformer.register_forward_hook(play, with_kwargs=True)
     try:
@@ -422,3 +420,49 @@ def test_the_first_block_belongs_to_the_cache_that_decides_there(cache: str) -> 
     ours, _ = cached(small, cache, STG([0], skip="attention"))
     copies = passes_of(small, cache, Push(weak(small, cache, masked=[0])))
     assert_equal(ours, by_hand(small, copies))
+
+
+def test_blocks_of_space_and_time_in_turn_have_no_residual_from_first_to_last() -> None:
+    small = build("LattePipeline")
+    with pytest.raises(ValueError, match="their tokens lie in another order"):
+        cached(small, "mag", STG([1]))
+
+
+def test_two_caches_at_once_are_refused() -> None:
+    from diffusers.hooks.taylorseer_cache import apply_taylorseer_cache
+
+    small = builders()["WanPipeline"](torch.float32)
+    switch_on(small, "first block")
+    apply_taylorseer_cache(small.pipe.transformer, configs()["taylor seer"])
+    with pytest.raises(ValueError, match="FirstBlockCache and TaylorSeer are on"):
+        guide(small.pipe, STG([1]))
+
+
+def test_a_scan_of_layers_is_no_run() -> None:
+    small = builders()["WanPipeline"](torch.float32)
+    switch_on(small, "mag")
+    with pytest.raises(ValueError, match="a scan of layers needs a WanTransformer3DModel without"):
+        scan_cells(small)
+
+
+def scan_cells(small: Tiny) -> None:
+    from skipguide.families.lookup import family_of
+    from skipguide.pipeline.denoiser import GuidedDenoiser
+    from skipguide.tuning.scan import cells, record
+
+    guided = GuidedDenoiser(family_of(small.pipe), small.pipe.transformer, (), True)
+    cells.WeakCells(guided, record.ScanOptions())
+
+
+def test_a_cache_that_changes_nothing_is_left_to_itself() -> None:
+    """TextKVCache keeps what depends on the text alone; no model of a video has such blocks."""
+    from diffusers.hooks.text_kv_cache import TextKVCacheConfig
+
+    small = builders()["WanPipeline"](torch.float32)
+    with guide(small.pipe, STG([2])) as handle:
+        expected = run(small)
+    passes = handle.passes_per_step
+    small.pipe.transformer.enable_cache(TextKVCacheConfig())
+    with guide(small.pipe, STG([2])) as handle:
+        assert torch.equal(run(small), expected)
+    assert handle.passes_per_step == passes

@@ -63,14 +63,15 @@ TAYLOR_SEER = CacheKind(
 TEXT_KV = CacheKind("TextKVCache", lossless=True)
 FASTER = CacheKind(
     "FasterCache",
-    refusal="It keeps one state per module whatever pass it is called for, and computes u of a"
+    refusal="it keeps one state per module whatever pass it is called for, and computes u of a"
     " batch from c by itself, where guidance runs the halves of the batch apart",
 )
 PYRAMID = CacheKind(
     "Pyramid Attention Broadcast",
-    refusal="It keeps one state per attention whatever pass it is called for, so that a weak pass"
+    refusal="it keeps one state per attention whatever pass it is called for, so that a weak pass"
     " would get attention of the conditional one, and leave its own behind",
 )
+_SWITCH_OFF = ".disable_cache(), or HookRegistry's remove_hook() after apply_*()"
 # By the classes of the hooks that say of themselves that they keep a state.
 CACHE_HOOKS = {
     "FBCHeadBlockHook": FIRST_BLOCK,
@@ -110,16 +111,15 @@ def cache_kind(name: str, hook: Any, family: Family) -> CacheKind:
     kind = CACHE_HOOKS.get(type(hook).__name__)
     if kind is not None and not kind.refusal:
         return kind
-    reason = (
-        f"{kind.refusal}. Switch it off, or use FirstBlockCache, MagCache, SeaCache or TaylorSeer:"
-        if kind is not None
-        else "A weak pass would read and overwrite what it kept for the conditional one, and start"
-        " from a state that is not that of its layer. Switch it off:"
-    )
+    if kind is not None:
+        raise ValueError(
+            f"{kind.title} does not go together with guidance: {kind.refusal}. Switch it off"
+            f" ({_SWITCH_OFF}), or take FirstBlockCache, MagCache, SeaCache or TaylorSeer."
+        )
     raise ValueError(
-        f"guide() needs a {family.model} without a cache across steps that it does not know, but"
-        f" {name} is on. {reason} .disable_cache(), or HookRegistry's remove_hook() after"
-        " apply_*()."
+        f"guide() needs a {family.model} whose caches it knows, but there is {name}, a hook that"
+        " keeps a state across calls. A weak pass would read and overwrite what it keeps for the"
+        f" conditional one. Switch it off: {_SWITCH_OFF}."
     )
 
 

@@ -85,6 +85,12 @@ class StepCaches(CacheContexts):
         self._inside, self._block_hooks, self._first_block = {}, {}, None
         if self.kind is None or not self.kind.leader:
             return
+        if self.family.interleaved:
+            raise ValueError(
+                f"{self.kind.title} adds what the last block of all returned to what enters the"
+                f" first one, but in a {self.family.model} their tokens lie in another order, for"
+                " blocks of space and of time run in turn. Use TaylorSeer, or .disable_cache()."
+            )
         for site in self.sites:
             hooks = getattr(vars(site.block).get("_diffusers_hook"), "hooks", {}).values()
             found = [hook for hook in hooks if type(hook).__name__ in self.kind.block_hooks]
