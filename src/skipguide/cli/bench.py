@@ -46,6 +46,13 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    caches: Annotated[
+        bool,
+        typer.Option(
+            "--caches",
+            help="Instead: diffusers' caches across steps beside CFG and STG, on lab-mochi.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure what guidance adds to one denoising step.
@@ -56,6 +63,9 @@ def bench(
     floating point operations, without the time that moving memory takes."""
     if startup is not None:
         _measure_startup(startup, as_json)
+        return
+    if caches:
+        _measure_caches(repeats, as_json)
         return
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(
@@ -130,6 +140,16 @@ def _scan_text(r: Result) -> str:
         for row in r["skips"]
     ]
     return "\n".join([title, *lines])
+
+
+def _measure_caches(repeats: int, as_json: bool) -> None:
+    from skipguide.bench import cache_cost
+
+    for kind, value in cache_cost.run(repeats):
+        if kind == "progress":
+            typer.echo(f"  {value}", err=True)
+        else:
+            console.print_result(cache_cost.format_table(value), value, as_json)
 
 
 def _measure_startup(arguments: str, as_json: bool) -> None:
