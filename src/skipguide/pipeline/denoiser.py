@@ -82,7 +82,8 @@ class GuidedDenoiser:
         for caches in self.all_caches():
             caches.find()
         for term, weak in zip(self.terms, self.weak_passes, strict=True):
-            if isinstance(weak, weak_pass.WeakPass):
+            off = isinstance(term, STG) and max(term.scales(len(self.family.outputs))) == 0
+            if isinstance(weak, weak_pass.WeakPass) and not off:
                 self.caches.check_skipped(weak.skipped, term.skip)
 
     def all_caches(self) -> list[StepCaches]:
