@@ -89,7 +89,7 @@ def test_a_model_without_such_a_cache_is_named() -> None:
 
     small = tiny("AllegroPipeline")
     with (
-        pytest.raises(ValueError, match="'first-block=0.05' does not work on its Allegro"),
+        pytest.raises(ValueError, match=r"'first-block=0\.05' does not work on its Allegro"),
         cache_steps(small.pipe, "first-block=0.05"),
     ):
         pass

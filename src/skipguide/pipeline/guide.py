@@ -93,7 +93,9 @@ def guide(
     Raises:
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad
             number, nothing to do, a scheduler on which a restart is not known to be right, or a
-            model with a cache that they would spoil.
+            model with a cache that they would spoil (diffusers' FirstBlockCache, MagCache,
+            SeaCache, TaylorSeer and TextKVCache are none; FasterCache, PAB and those of others
+            are).
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
