@@ -139,8 +139,8 @@ class Copies:
         return sum(one.runs for one in [*every, *([self.weak_uncond] if self.weak_uncond else [])])
 
     def u(self, inputs: dict[str, Any], step: int, **fields: Any) -> Tensor:
-        weak = self.weak_uncond is not None and step in self.uncond_steps
-        return (self.weak_uncond if weak else self.uncond).predict(inputs, step, **fields)
+        weak = self.weak_uncond if step in self.uncond_steps else None
+        return (weak or self.uncond).predict(inputs, step, **fields)
 
     def c_and_push(self, inputs: dict[str, Any], step: int, **fields: Any) -> tuple[Tensor, Tensor]:
         c = self.cond.predict(inputs, step, **fields)

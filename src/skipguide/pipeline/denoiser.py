@@ -92,9 +92,10 @@ class GuidedDenoiser:
 
     def weak_context(self, j: int) -> str:
         """Return the name of the context of a weak pass; other layers are another model."""
-        weak, drawn = self.weak_passes[j], isinstance(self.terms[j].layers, Random)
-        layers = f" without {weak.skipped}" if drawn and hasattr(weak, "skipped") else ""
-        return f"weak {j}{layers}"
+        weak = self.weak_passes[j]
+        if isinstance(weak, weak_pass.WeakPass) and isinstance(self.terms[j].layers, Random):
+            return f"weak {j} without {weak.skipped}"
+        return f"weak {j}"
 
     def uncond_context(self, uncond_terms: Sequence[int]) -> str:
         """Return the name of the context of u, weakened by these SLG terms."""
