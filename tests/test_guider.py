@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
-from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
+from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastConfig
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from torch import nn
 
@@ -630,11 +630,15 @@ def test_bad_arguments_are_refused_at_once(config: dict[str, Any], message: str)
 # --- in company -----------------------------------------------------------------------------------
 
 
-def test_a_cache_is_refused_also_when_it_comes_later() -> None:
+def test_a_cache_that_is_not_known_is_refused_also_when_it_comes_later() -> None:
+    """Those that are: tests/test_guider_caches.py."""
     small = MODULAR["modular LTX"]()
     expected = run(small, SkipGuidance([1], guidance_scale=G))
-    small.pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.2))
-    with pytest.raises(ValueError, match="without a cache across steps"):
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+    small.pipe.transformer.enable_cache(config)
+    with pytest.raises(ValueError, match="Pyramid Attention Broadcast does not go together"):
         oracle.run(small)
     small.pipe.transformer.disable_cache()
     assert torch.equal(oracle.run(small), expected)

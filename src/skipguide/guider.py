@@ -15,6 +15,7 @@ Which terms are on, what is kept between steps and what D is, `RunState` decides
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import weakref
@@ -40,6 +41,8 @@ from skipguide.method.request import (
 from skipguide.method.terms import SLG, STG, Layer, Random, Schedule
 from skipguide.pipeline import combine
 from skipguide.pipeline.budget import BudgetPlan
+from skipguide.pipeline.cache_contexts import COND as COND_CONTEXT
+from skipguide.pipeline.cache_contexts import REPEAT
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_loop import GuiderLoop
 from skipguide.pipeline.run import RunState
@@ -57,7 +60,7 @@ _FIXED_ARGUMENTS = {
 }  # fmt: skip
 _OF_RUNS = (
     "_guided_denoisers", "_undo_patches", "_hooks", "_run", "_guided_step", "_guided",
-    "_cond_output",
+    "_cond_output", "_context",
 )  # fmt: skip
 
 
@@ -229,6 +232,7 @@ class SkipGuidance(BaseGuidance):
         self._hooks: list[Any] = []  # on the denoiser, while a batch is under way
         self._num_calls = 0  # of the denoiser since the batch was prepared
         self._cond_output: Any = None  # of this step, where it is looked at once more
+        self._context = contextlib.ExitStack()  # of caches, in the batch under way
 
     # --- what runs at a step ----------------------------------------------------------------------
 
@@ -378,8 +382,9 @@ class SkipGuidance(BaseGuidance):
         if not self._enabled or not (self._weak_terms() or self._slg_terms()):
             return
         guided = self._guided = self._find_guided_denoiser(denoiser)
+        guided.begin_caches(self._step or 0, self._step or 0)
         patches, other = self._patches(guided, self._current_batch())
-        if not patches and other is None:
+        if not patches and other is None and not guided.caches.is_on:
             return
         self._undo_patches = patching.apply_patches(patches)
         before: Any = torch.compiler.disable(self._before_forward)
@@ -425,6 +430,16 @@ class SkipGuidance(BaseGuidance):
             return guided.idle_patches(), weak.denoiser
         return guided.weak_patches(self._weak_terms()[batch].index), None
 
+    def _context_of(
+        self, guided: GuidedDenoiser, batch: str
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return the context of caches in which a batch runs."""
+        if batch.startswith(WEAK):
+            return guided.in_weak_context(self._weak_terms()[batch].index)
+        terms = self._guided_step.uncond_terms if self._guided_step is not None else ()
+        name = COND_CONTEXT if batch == COND else guided.uncond_context(terms)
+        return guided.caches.context(name)
+
     def _find_guided_denoiser(self, denoiser: nn.Module) -> GuidedDenoiser:
         """Return what is needed to weaken a denoiser.
 
@@ -438,8 +453,7 @@ class SkipGuidance(BaseGuidance):
         if known is None or not known.is_current():
             known = GuidedDenoiser(family, denoiser, self.terms, self.share_prefix)
             self._guided_denoisers[denoiser] = known
-        known.watch.check_forwards()  # a cache can be switched on in between
-        known.watch.begin_run()
+        known.begin_run()
         self._checked_denoisers.add(denoiser)
         return known
 
@@ -453,6 +467,7 @@ class SkipGuidance(BaseGuidance):
             self._restore_modules()
         elif self._guided is not None:
             self._guided.observe_inputs(args, kwargs)
+            self._context.enter_context(self._context_of(self._guided, self._current_batch()))
 
     def _after_forward(self, other: nn.Module | None) -> Callable[..., Any]:
         """Return a hook that restores the modules, and runs the model that stands in for them."""
@@ -462,10 +477,12 @@ class SkipGuidance(BaseGuidance):
             patching.apply_patches(self._undo_patches)
             self._undo_patches = []
             if output is None:  # it raised
+                self._context.close()
                 self._clear_caches()
                 return None
             if other is not None and was_prepared and self._num_calls == 1:
                 output = other(*args, **kwargs)
+            self._context.close()
             if was_prepared and self._guided is not None:
                 self._check_state(self._guided, args, kwargs, output)
             return output if other is not None else None
@@ -483,7 +500,7 @@ class SkipGuidance(BaseGuidance):
         last = batch == self.active_predictions()[-1] and batch.startswith(WEAK)
         if last and self._cond_output is not None and watch.repeat_is_due:
             self._restore_modules()
-            with patching.patched(watch.patches([])):
+            with patching.patched(watch.patches([])), guided.caches.context(REPEAT):
                 again = guided.denoiser(*args, **kwargs)
             watch.check_calls()
             found = [combine.output_samples(given)[:1] for given in (self._cond_output, again)]
@@ -492,6 +509,7 @@ class SkipGuidance(BaseGuidance):
     def _restore_modules(self) -> None:
         """Put the real modules back and take the hooks off."""
         patching.apply_patches(self._undo_patches)
+        self._context.close()
         for hook in self._hooks:
             hook.remove()
         self._undo_patches, self._hooks = [], []
@@ -500,8 +518,7 @@ class SkipGuidance(BaseGuidance):
         self._cond_output = None
         for known in self._guided_denoisers.values():
             known.watch.end_step()
-            if known.prefix_cache is not None:
-                known.prefix_cache.clear()
+            known.clear_prefix()
 
     # --- the formula ------------------------------------------------------------------------------
 

@@ -711,6 +711,7 @@ def test_record_is_complete_and_names_nobody(
     of_images = {
         "image",
         "image_fit",
+        "cache",
         "min_guidance_scale",
         "motion_bucket_id",
         "noise_aug_strength",

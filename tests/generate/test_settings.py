@@ -85,7 +85,8 @@ BAD = [
     ("stop", float("nan")), ("stop", 2.0), ("rescale", 1.01), ("rescale", -1.0),
     ("guidance_scale", -1.0), ("guidance_scale", float("inf")), ("min_guidance_scale", -1.0),
     ("min_guidance_scale", "1"), ("motion_bucket_id", -1), ("motion_bucket_id", 127.0),
-    ("image_fit", "squash"), ("image_fit", 1), ("preset", "tune.toml"), ("preset", 3),
+    ("image_fit", "squash"), ("image_fit", 1), ("cache", "mag"),
+    ("preset", "tune.toml"), ("preset", 3),
     ("noise_aug_strength", -0.1), ("noise_aug_strength", "a"), ("decode_chunk_size", 0),
     ("decode_chunk_size", 1.5), ("steps", 0), ("steps", -3), ("steps", 2.5), ("steps", "many"),
     ("steps", True), ("seed", -1), ("seed", 2**63), ("seed", 1.0), ("seed", None), ("height", 33),
@@ -225,6 +226,7 @@ OF_IMAGES = {
     "noise_aug_strength",
     "decode_chunk_size",
     "image_fit",
+    "cache",
 }
 OF_FILES = {"preset"}  # complete settings say all of it themselves
 
@@ -418,7 +420,8 @@ def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
     assert (settings.min_guidance_scale, settings.guidance_scale) == (1.0, 3.0)
     assert (settings.fps, settings.motion_bucket_id, settings.noise_aug_strength) == (7, 127, 0.02)
     assert {name for name, value in settings if value is None} - OF_MODELS - OF_FILES == {
-        "prompt", "negative_prompt", "image_fit", "decode_chunk_size", "max_sequence_length",
+        "prompt", "negative_prompt", "image_fit", "cache", "decode_chunk_size",
+        "max_sequence_length",
     }  # fmt: skip
     assert settings.image == "x.png"  # no folder of the machine
     assert resolve_settings(settings, svd) == settings

@@ -61,6 +61,13 @@ def bench(
     out: Annotated[
         Path, typer.Option("--out", help="With --gpu: the file of results, which is replaced.")
     ] = Path("gpu.json"),
+    caches: Annotated[
+        bool,
+        typer.Option(
+            "--caches",
+            help="Instead: diffusers' caches across steps beside CFG and STG, on lab-mochi.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure what guidance adds to one denoising step.
@@ -75,6 +82,9 @@ def bench(
         return
     if gpu:
         _measure_gpu(small, out, as_json)
+        return
+    if caches:
+        _measure_caches(repeats, as_json)
         return
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(
@@ -160,6 +170,16 @@ def _measure_gpu(small: bool, out: Path, as_json: bool) -> None:
             typer.echo(f"  {value}", err=True)
         else:
             console.print_result(gpu_page.format_results(value), value, as_json)
+
+
+def _measure_caches(repeats: int, as_json: bool) -> None:
+    from skipguide.bench import cache_cost
+
+    for kind, value in cache_cost.run(repeats):
+        if kind == "progress":
+            typer.echo(f"  {value}", err=True)
+        else:
+            console.print_result(cache_cost.format_table(value), value, as_json)
 
 
 def _measure_startup(arguments: str, as_json: bool) -> None:

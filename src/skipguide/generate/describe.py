@@ -39,7 +39,8 @@ def describe_method(settings: GenerationSettings) -> str:
     scale, lowest = settings.guidance_scale, settings.min_guidance_scale
     first = "" if lowest is None else f"{lowest:g} to "
     cfg = "CFG" if scale is None else f"CFG {first}{scale:g}" if scale > 1 else "no CFG"
-    return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
+    found = [cfg + describe_rule(settings.request), *describe_terms(settings.request)]
+    return " + ".join(found) + (f", cache {settings.cache}" if settings.cache else "")
 
 
 def describe_terms(request: GuidanceRequest) -> list[str]:

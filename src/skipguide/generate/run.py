@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from skipguide import guide
+from skipguide import STG, guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
@@ -26,6 +26,7 @@ from skipguide.generate.preset_used import find_preset_used
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
+from skipguide.generate.step_cache import cache_steps
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
 from skipguide.models import memory, per_video, placement, telling
 from skipguide.models.skeleton import ReachedMissingPart
@@ -86,6 +87,7 @@ def generate(
         said.add(note)
     with (
         per_video.put_on(pipe, settings),
+        cache_steps(pipe, settings.cache),
         _set_guider_scale(pipe, settings),
         _apply_guidance(pipe, settings, parallel) as passes_per_step,
     ):
@@ -178,6 +180,10 @@ def _apply_guidance(
 ) -> Iterator[Callable[[], float]]:
     """Guide the pipeline, if anything is asked for; yield a function for the passes per step so
     far."""
+    if settings.request.is_plain and settings.cache is not None:
+        with guide(pipe, STG([0], 0.0)) as handle:  # changes nothing, and counts what is left out
+            yield lambda: handle.passes_per_step
+        return
     if settings.request.is_plain:
         if parallel is not None:
             raise ValueError(

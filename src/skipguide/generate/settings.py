@@ -24,6 +24,7 @@ from pydantic import (
 from skipguide.files.text import displayable
 from skipguide.generate import parsing
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.step_cache import parse_cache
 from skipguide.method import validate
 from skipguide.method.protocols import ReadOnlyData
 from skipguide.models.fields import describe_field as _field
@@ -52,6 +53,7 @@ Guidance = Annotated[Any, BeforeValidator(parsing.parse_guidance), PlainSerializ
 Fps = Annotated[
     Fraction | None, BeforeValidator(parsing.parse_fps), PlainSerializer(parsing.format_fps)
 ]
+StepCache = Annotated[str | None, BeforeValidator(parse_cache)]
 Size = Annotated[int, Field(ge=2, multiple_of=2)]
 _MAX_UNKNOWN = 5  # unknown names that an error repeats
 _EVEN_PIXELS = "an even whole number of pixels (the mp4 needs it)"
@@ -107,6 +109,12 @@ class GenerationSettings(ModelSettings):
     )
     decode_chunk_size: int | None = _field(
         "a whole number >= 1", "Frames decoded at a time; fewer save memory.", ge=1
+    )
+    cache: StepCache = _field(
+        "first-block or first-block=THRESHOLD >= 0, or taylor-seer or taylor-seer=STEPS >= 1",
+        "Cache across steps of diffusers: first-block=0.05 leaves out the other blocks where the"
+        " first one changes its input by less than that more than before; taylor-seer=4 computes"
+        " every 4th step and predicts attention and feed-forward parts between.",
     )
     max_sequence_length: int | None = _field(
         "a whole number >= 1", "Text tokens that the model sees.", ge=1

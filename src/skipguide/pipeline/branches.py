@@ -123,6 +123,12 @@ class BranchGuide(Guide):
     def _prepare_call(
         self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Inputs
     ) -> Any:
+        if guided.caches.is_on:
+            raise ValueError(
+                f"parallel= divides the passes of a step, and a cache across steps would decide in"
+                f" each process what is left out, but this {self.family.model} has one. Switch it"
+                " off with .disable_cache(), or guide in one process."
+            )
         if not self._takes_part(step) or step.calls_done > self._has_uncond_call(step):
             return super()._prepare_call(guided, step, args, kwargs)
         inputs = guided.bind_inputs(args, kwargs)

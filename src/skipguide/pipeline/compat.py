@@ -9,6 +9,7 @@ from torch import nn
 from skipguide.families.blocks import LayerSite
 from skipguide.families.schema import Family
 from skipguide.method.protocols import Guider, Pipeline
+from skipguide.pipeline import cache_hooks
 
 
 def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int]) -> None:
@@ -83,11 +84,11 @@ def predicts_variance(pipe: Pipeline) -> bool:
     return config.get("out_channels") == 2 * latents
 
 
-def check_no_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
-    """Reject hooks that keep state across steps; an extra pass would corrupt them.
+def check_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
+    """Reject hooks that keep state across calls, but for the caches that cache_hooks.py knows.
 
     Raises:
-        ValueError: for a cache across steps.
+        ValueError: for a cache across steps whose states a weak pass would spoil.
     """
     for module in denoiser.modules():
         if type(module).__name__ == "SplitInferenceModule":
@@ -96,12 +97,5 @@ def check_no_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
                 " FreeNoise's split inference is on. Switch it off, and FreeNoise on again"
                 " without it."
             )
-        registry = vars(module).get("_diffusers_hook")
-        for name, hook in getattr(registry, "hooks", {}).items():
-            if getattr(hook, "_is_stateful", False):
-                raise ValueError(
-                    f"guide() needs a {family.model} without a cache across steps, but {name} is"
-                    " on. A weak pass would read and overwrite what it kept for the conditional"
-                    " one, and start from a state that is not that of its layer. Switch it off:"
-                    " .disable_cache(), or HookRegistry's remove_hook() after apply_*()."
-                )
+        for name, hook in cache_hooks.stateful_hooks(module):
+            cache_hooks.cache_kind(name, hook, family)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from skipguide.method import perturbations
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.terms import SLG, STG, Random
 from skipguide.pipeline import compat, foreign_code, state_watch
+from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND
+from skipguide.pipeline.step_caches import StepCaches
 from skipguide.weak import (
     attention,
     flops,
@@ -44,6 +47,8 @@ class GuidedDenoiser:
     ):
         sites = blocks.layer_sites(family, denoiser)
         self.watch = state_watch.StateWatch(family, denoiser, sites)
+        self.caches = StepCaches(family, denoiser, sites)
+        self._caches_of_models: dict[int, StepCaches] = {}  # of weak models, by term
         where = {
             j: blocks.resolve_layers(family, sites, term)
             for j, term in enumerate(terms)
@@ -66,6 +71,7 @@ class GuidedDenoiser:
         self._positions, self._weak_pass_cache = where, dict[Any, weak_pass.WeakPass]()
         self._joint_passes: dict[tuple[int, ...], joint_pass.JointPass] = {}
         self.weak_passes = [self._weak_pass(j, 0) for j in range(len(terms))]
+        self.find_caches()
 
     def is_current(self) -> bool:
         """Return whether the denoiser still has the modules that it had when this was made."""
@@ -74,15 +80,95 @@ class GuidedDenoiser:
             a is b for a, b in zip(now, self.modules, strict=True)
         )
 
+    # --- caches across steps ----------------------------------------------------------------------
+
+    def find_caches(self) -> None:
+        """Look for the caches across steps that are on now.
+
+        Raises:
+            ValueError: for one that does not go together with the terms.
+        """
+        for caches in self.all_caches():
+            caches.find()
+        for term, weak in zip(self.terms, self.weak_passes, strict=True):
+            off = isinstance(term, STG) and max(term.scales(len(self.family.outputs))) == 0
+            if isinstance(weak, weak_pass.WeakPass) and not off:
+                self.caches.check_skipped(weak.skipped, term.skip)
+
+    def all_caches(self) -> list[StepCaches]:
+        """Return the caches of the denoiser and of the weak models."""
+        return [self.caches, *self._caches_of_models.values()]
+
+    def weak_context(self, j: int) -> str:
+        """Return the name of the context of a weak pass; other layers are another model."""
+        weak = self.weak_passes[j]
+        if isinstance(weak, weak_pass.WeakPass) and isinstance(self.terms[j].layers, Random):
+            return f"weak {j} without {weak.skipped}"
+        return f"weak {j}"
+
+    def uncond_context(self, uncond_terms: Sequence[int]) -> str:
+        """Return the name of the context of u, weakened by these SLG terms."""
+        return UNCOND + "".join(f" of term {j}" for j in uncond_terms)
+
+    def caches_of(self, j: int) -> StepCaches:
+        """Return the cache of the model that makes the weak pass of a term."""
+        return self._caches_of_models.get(j, self.caches)
+
+    def in_weak_context(self, j: int) -> contextlib.AbstractContextManager[None]:
+        """Run the weak pass of a term in its context."""
+        return self.caches_of(j).context(self.weak_context(j), self.caches.pipeline_context)
+
+    def left_out_of_weak_pass(self, j: int, shared: bool) -> float:
+        """Return what a cache left out of the weak pass of a term that ended, in forward passes.
+
+        Args:
+            j: the term.
+            shared: whether the pass started from a state of the conditional one.
+        """
+        weak, caches = self.weak_passes[j], self.caches_of(j)
+        if not caches.is_on:
+            return 0.0
+        skipped = getattr(weak, "skipped", ())
+        cost = caches.weak_cost(self.weak_context(j), weak.cost(shared), skipped, shared)
+        return weak.cost(shared=weak.prefix_cache is not None) - cost
+
+    def forget_caches(self, keep: Sequence[str] = ()) -> None:
+        """Drop the states of the caches, but for those of these contexts."""
+        for caches in self.all_caches():
+            caches.forget(keep)
+
+    def begin_caches(self, step: int, position: int) -> None:
+        """Begin a step of the run for the caches; see `StepCaches.begin_step`."""
+        for caches in self.all_caches():
+            caches.begin_step(step, position)
+
     # --- a step -----------------------------------------------------------------------------------
+
+    def begin_run(self, joins: bool = False) -> None:
+        """Begin a run: look for what is on the denoiser now.
+
+        Args:
+            joins: the run was under way without guidance.
+
+        Raises:
+            ValueError: for a cache, or a replaced forward or block, that is refused.
+        """
+        self.watch.check_forwards()  # again: a cache can be switched on after guide()
+        self.watch.begin_run()
+        self.find_caches()
+        for caches in self.all_caches():
+            caches.begin_run(joins)
 
     def begin_step(self, step: int) -> None:
         """Begin a guided step of the run: draw what is drawn at each of them.
 
         Raises:
-            ValueError: for a cache, or a replaced forward or block, that was not there before.
+            ValueError: for a cache, or a replaced forward or block, that is refused.
         """
         self.watch.begin_step()
+        self.find_caches()
+        if self.caches.is_on and self.watch.is_probed:
+            self.caches.copy_states(COND, REPEAT)
         self._step_context.begin_step(step)
         for j, term in enumerate(self.terms):
             if isinstance(term.layers, Random):
@@ -106,12 +192,13 @@ class GuidedDenoiser:
             for j in active_terms
             if isinstance(weak := self.weak_passes[j], weak_pass.WeakPass)
         ]
-        cache = self.prefix_cache
-        return self.watch.patches(
-            []
-            if cache is None
-            else cache.patches({weak.first_skipped for weak in sharing}, in_batch)
-        )
+        cache, firsts = self.prefix_cache, {weak.first_skipped for weak in sharing}
+        if cache is None:
+            return self.watch.patches([])
+        if self.caches.has_leader:  # whose first block runs in each pass, and may record nothing
+            firsts -= {0}
+        first = self.caches.recording_patches() if firsts else []
+        return self.watch.patches([*cache.patches(firsts, in_batch), *first])
 
     def join_terms(self, active_terms: Sequence[int]) -> list[list[int]]:
         """Return which of these terms run in one batch; those with a draw or a model of their own
@@ -146,8 +233,24 @@ class GuidedDenoiser:
         weak = self.weak_passes[active_term]
         if not isinstance(weak, weak_pass.WeakPass):
             return list(weak.patches())
-        shared = weak.prefix_cache is not None
-        return self.watch.patches(weak.patches(), weak.first_skipped + 1 if shared else 0)
+        shared = self.starts_from_prefix(active_term)
+        patches = self.caches.weak_patches(
+            weak.patches() if shared else weak.full_patches, weak.skipped, shared
+        )
+        return self.watch.patches(patches, weak.first_skipped + 1 if shared else 0)
+
+    def starts_from_prefix(self, active_term: int) -> bool:
+        """Return whether the weak pass of a term starts from a state of the conditional pass."""
+        weak = self.weak_passes[active_term]
+        if not isinstance(weak, weak_pass.WeakPass) or weak.prefix_cache is None:
+            return False
+        return self.caches.may_share(self.weak_context(active_term), weak.first_skipped)
+
+    def clear_prefix(self) -> None:
+        """Free what was kept of the conditional pass."""
+        self.caches.clear()
+        if self.prefix_cache is not None:
+            self.prefix_cache.clear()
 
     def idle_patches(self) -> list[patching.Patch]:
         """Return the patches for a call whose result nobody reads; a UNet's resnets run anyway."""
@@ -159,8 +262,11 @@ class GuidedDenoiser:
 
     def uncond_patches(self, uncond_terms: Sequence[int]) -> list[patching.Patch]:
         """Return the patches that weaken u for these SLG terms, which share one pass."""
-        patches = [patch for j in uncond_terms for patch in self.weak_passes[j].full_patches]
-        return self.watch.patches(patches) if patches else []
+        weak = [self.weak_passes[j] for j in uncond_terms]
+        patches = [patch for one in weak for patch in one.full_patches]
+        if not patches:
+            return []
+        return self.watch.patches(self.caches.uncond_patches(patches))
 
     def set_input_spec(self, args: Sequence[Any], kwargs: ReadOnlyInputs) -> None:
         """Tell the weak passes what a call looks like, so that their cost can be measured."""
@@ -181,6 +287,7 @@ class GuidedDenoiser:
             made = AutoguidancePass(self.family, self.denoiser, term.weak)
             sites = blocks.layer_sites(self.family, term.weak)
             foreign_code.check_forwards(term.weak, self.family, sites)
+            self._caches_of_models[j] = StepCaches(self.family, made.denoiser, sites)
             return made
         skipped = tuple(self._positions[j])
         if isinstance(term, STG) and isinstance(term.layers, Random):

@@ -28,7 +28,8 @@ from skipguide.pipeline import compat
 from skipguide.weak import patching
 
 # Their hooks, wrappers and modules call what they stand for once, and keep nothing of a pass; those
-# that do (diffusers' caches) say so, and compat.check_no_stateful_hooks() refuses them.
+# that do (diffusers' caches) say so, and compat.check_stateful_hooks() refuses what cache_hooks.py
+# does not know.
 TRUSTED_PACKAGES = {
     "accelerate", "bitsandbytes", "diffusers", "optimum", "peft", "skipguide", "torch", "torchao",
     "transformers",
@@ -46,7 +47,7 @@ def check_forwards(denoiser: nn.Module, family: Family, sites: Sequence[LayerSit
     Raises:
         ValueError: for any of these.
     """
-    compat.check_no_stateful_hooks(denoiser, family)
+    compat.check_stateful_hooks(denoiser, family)
     for module, name in _modules_with_blocks(denoiser, family, sites):
         if (found := _replacement(module)) is not None:
             raise ValueError(

@@ -17,6 +17,7 @@ read from it, and the weak passes that start in the same layer are a batch of th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
 from skipguide.pipeline import call_frame, combine, compat, foreign_code
 from skipguide.pipeline.budget import BudgetPlan
+from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND, UNREAD
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
 from skipguide.pipeline.loop import PipelineLoop
@@ -109,7 +111,9 @@ def guide(
     Raises:
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad
             number, nothing to do, a scheduler on which a restart is not known to be right, a
-            model with a cache that they would spoil, or more processes than passes.
+            model with a cache that they would spoil (diffusers' FirstBlockCache, MagCache,
+            SeaCache, TaylorSeer and TextKVCache are none; FasterCache, PAB and those of others
+            are), or more processes than passes.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
@@ -188,6 +192,7 @@ class Guide:
         self._step: GuidedStep | None = None
         self._timesteps: Tensor | None = None  # of the run: schedulers make new ones for each
         self._undo: list[patching.Patch] = []  # restores the modules after the call under way
+        self._context = contextlib.ExitStack()  # of caches, in the call under way
         self._in_own_pass = False  # the hooks below let passes of ours through
         self._input_spec_set = False  # in this run: the weak passes know their inputs
         self._hooks = self._register_hooks()
@@ -220,6 +225,9 @@ class Guide:
             self._restart_controller.remove()
         self._step = self._timesteps = None  # tensors among them
         self._run.forget_history()
+        running = call_frame.find_call_frame(self.pipe) is not None
+        for guided in self._guided_denoisers.values():
+            guided.forget_caches([COND, UNCOND] if running else [])
         for denoiser in self._guided_denoisers:
             _GUIDED_DENOISERS.discard(denoiser)
 
@@ -286,6 +294,8 @@ class Guide:
         foreign_code.check_caller(denoiser, held, type(self.pipe).__name__)
         step = self._find_step(self._guided_denoisers[denoiser])
         guided = self._guided_denoisers[denoiser]  # a run that begins may have made another
+        if step.calls_done == 0 and self._run.may_guide:
+            guided.begin_caches(step.index, self._loop.position(step.index)[0])
         return self._prepare_call(guided, step, args, kwargs)
 
     def _prepare_call(
@@ -300,10 +310,26 @@ class Guide:
             self._undo = patching.apply_patches(patches)
         if step.calls_done == 1 and step.has_cfg and not step.is_batched:  # the call of u
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
+        if self._separates_contexts(guided):
+            name = self._context_name(guided, step)
+            self._context.enter_context(guided.caches.context(name))
         if step.calls_done > 0 or not step.split_batch:
             return None
         step.inputs = guided.bind_inputs(args, kwargs)
         return (), self._select_rows(step.inputs, patching.COND)
+
+    def _separates_contexts(self, guided: GuidedDenoiser) -> bool:
+        """Return whether each pass has a context of its own; a run that nothing guides has not."""
+        return guided.caches.is_on and self._run.may_guide
+
+    def _context_name(self, guided: GuidedDenoiser, step: GuidedStep) -> str:
+        """Return the context of a call of the pipeline's; "" for guidance of its own."""
+        if step.calls_done == 0:
+            return COND
+        if step.calls_done > 1 or not step.has_cfg or step.is_batched:
+            return ""
+        is_unread = step.leaves_out_uncond or step.us is not None
+        return UNREAD if is_unread else guided.uncond_context(step.uncond_terms)
 
     def _find_step(self, guided: GuidedDenoiser) -> GuidedStep:
         """Return the step that a call of the denoiser belongs to: the one under way, or the
@@ -325,9 +351,12 @@ class Guide:
             self._timesteps, self.passes = timesteps, PassCounts()
             self._begin_run()
             index = self._loop.first_index() if step is None else 0
+            for known in self._guided_denoisers.values():
+                known.begin_run(joins=index > 0)
         self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame), guided)
-        self._loop.add_calls(step, frame)
-        step.choose_batch(self.request.exact)
+        split = any(map(self._separates_contexts, self._guided_denoisers.values()))
+        self._loop.add_calls(step, frame, always_split=split)
+        step.choose_batch(self.request.exact or split)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
@@ -340,6 +369,8 @@ class Guide:
             index = 0
         if index == 0 or self._loop.is_restart(index):  # what is kept is of another noise level
             self._run.forget_history()
+            for guided in self._guided_denoisers.values():
+                guided.forget_caches()
         return index
 
     def _begin_run(self) -> None:
@@ -349,9 +380,6 @@ class Guide:
         for denoiser, guided in self._guided_denoisers.items():
             if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
-        for guided in self._guided_denoisers.values():
-            guided.watch.check_forwards()  # again: a cache can be switched on after guide()
-            guided.watch.begin_run()
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
         if step.leaves_out_uncond or step.us is not None:
@@ -372,13 +400,15 @@ class Guide:
             self._clean_up()
             return None
         self._restore_modules()
+        guided = self._guided_denoisers[denoiser]
+        self._count_call(guided, step)
         first, step.calls_done = step.calls_done == 0, step.calls_done + 1
         try:
-            self._guided_denoisers[denoiser].watch.check_calls()
+            guided.watch.check_calls()
             if not self._takes_part(step):
                 return None
             after = self._after_cond_call if first else self._after_later_call
-            return after(self._guided_denoisers[denoiser], step, args, kwargs, output)
+            return after(guided, step, args, kwargs, output)
         finally:
             if step.calls_done == step.num_calls and step.combination is not Combination.GUIDER:
                 step.clear()
@@ -386,7 +416,7 @@ class Guide:
 
     def _takes_part(self, step: GuidedStep) -> bool:
         """Return whether the pipeline gets something of ours at a step."""
-        return step.is_guided
+        return step.is_guided or step.split_batch
 
     def _after_cond_call(
         self,
@@ -414,8 +444,7 @@ class Guide:
         del weaks
         if guided.watch.repeat_is_due:
             self._repeat_cond_pass(guided, step, *call)
-        if guided.prefix_cache is not None:
-            guided.prefix_cache.clear()  # before the other half takes its memory
+        guided.clear_prefix()  # before the other half takes its memory
         if step.reuses_uncond:
             step.us = self._run.reused_uncond(guided, step)
             self.passes.unweakened += step.us is None
@@ -472,8 +501,15 @@ class Guide:
 
     def _uncond_predictions(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
         """Run the uncond half of a batch."""
-        inputs = self._select_rows(step.inputs, patching.UNCOND)
-        return self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+        inputs, name = self._select_rows(step.inputs, patching.UNCOND), ""
+        patches = self._uncond_patches(guided, step)
+        if self._separates_contexts(guided):
+            name = guided.uncond_context(step.uncond_terms)
+        with guided.caches.context(name):
+            us = self._run_denoiser(guided.denoiser, (), inputs, patches)
+        if name:
+            self._count_uncond(guided, step)
+        return us
 
     def _repeat_cond_pass(
         self,
@@ -484,7 +520,9 @@ class Guide:
     ) -> None:
         """Run the conditional pass once more, which must give the same."""
         self.passes.unweakened += 1
-        again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
+        with guided.caches.context(REPEAT):
+            again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
+        self.passes.left_out_by_caches += 1 - guided.caches.cost(REPEAT, 1)
         rows = patching.select_half(patching.COND, again) if step.keeps_batch else again
         guided.watch.check_repeat(step.c, rows)
 
@@ -506,7 +544,7 @@ class Guide:
                 running[active.index] = active
             else:
                 found[active.index] = reused
-        exact = self.request.exact
+        exact = self.request.exact or guided.caches.is_on
         for terms in [[j] for j in running] if exact else guided.join_terms(list(running)):
             self.passes.weak_runs.update(guided.weak_passes[j] for j in terms)
             predictions = self._run_weak_passes(guided, terms, args, kwargs)
@@ -534,8 +572,11 @@ class Guide:
     def _run_weak_pass(
         self, guided: GuidedDenoiser, j: int, args: tuple[Any, ...], kwargs: ReadOnlyInputs
     ) -> tuple[Tensor, ...]:
-        patches = guided.weak_patches(j)
-        return self._run_denoiser(guided.weak_passes[j].denoiser, args, kwargs, patches)
+        patches, shared = guided.weak_patches(j), guided.starts_from_prefix(j)
+        with guided.in_weak_context(j):
+            found = self._run_denoiser(guided.weak_passes[j].denoiser, args, kwargs, patches)
+        self.passes.left_out_by_caches += guided.left_out_of_weak_pass(j, shared)
+        return found
 
     def _run_denoiser(
         self,
@@ -572,6 +613,26 @@ class Guide:
             return tuple(sample.float() for sample in samples)
         return tuple(samples)
 
+    # --- what caches left out ---------------------------------------------------------------------
+
+    def _count_call(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
+        """Count what a cache left out of the pipeline's call that ended."""
+        if not guided.caches.is_on:
+            return
+        name = self._context_name(guided, step) if self._separates_contexts(guided) else ""
+        if step.calls_done == 1 and name.startswith(UNCOND):
+            self._count_uncond(guided, step)
+        elif name != UNREAD:
+            rows = step.num_passes / step.num_calls if not step.split_batch else 1
+            context = guided.caches.pipeline_context
+            left_out = 1 - guided.caches.cost(name or getattr(context, "name", ""), 1)
+            self.passes.left_out_by_caches += rows * left_out
+
+    def _count_uncond(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
+        skipped = sum(1 - guided.weak_passes[j].cost(shared=False) for j in step.uncond_terms)
+        cost = guided.caches.cost(guided.uncond_context(step.uncond_terms), 1 - skipped)
+        self.passes.left_out_by_caches += 1 - skipped - cost
+
     # --- housekeeping -----------------------------------------------------------------------------
 
     def _restore_modules(self) -> None:
@@ -581,7 +642,7 @@ class Guide:
 
     def _clean_up(self) -> None:
         self._restore_modules()
+        self._context.close()
         for guided in self._guided_denoisers.values():
             guided.watch.end_step()
-            if guided.prefix_cache is not None:
-                guided.prefix_cache.clear()
+            guided.clear_prefix()

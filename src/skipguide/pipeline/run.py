@@ -186,6 +186,14 @@ class RunState:
             )
         return sigmas
 
+    @property
+    def may_guide(self) -> bool:
+        """False where every scale is 0, so that no step can differ from the pipeline's own."""
+        request = self.request
+        return bool(request.schedule or request.cfg or request.restart or request.budget) or any(
+            map(self._has_scale, self.terms)
+        )
+
     # --- a step -----------------------------------------------------------------------------------
 
     def decide_step(

@@ -162,6 +162,7 @@ class PassCounts:
         unweakened: passes of c and u.
         weak_runs: how often each weak pass ran.
         uncond_weakened: how often SLG weakened u by each of its passes.
+        left_out_by_caches: what a cache across steps left out of all these, in passes.
     """
 
     steps: int = 0
@@ -170,6 +171,7 @@ class PassCounts:
     uncond_weakened: Counter[WeakPass | AutoguidancePass] = dataclasses.field(
         default_factory=Counter
     )
+    left_out_by_caches: float = 0.0
 
     @property
     def weak(self) -> float:
@@ -181,8 +183,8 @@ class PassCounts:
 
     @property
     def per_step(self) -> float:
-        """The mean over the steps so far: 2 for CFG, plus weak passes, less what SLG left out."""
-        saved = sum(
+        """The mean over the steps so far: 2 for CFG, plus weak passes, less what was left out."""
+        saved = self.left_out_by_caches + sum(
             times * (1 - weak.cost(shared=False)) for weak, times in self.uncond_weakened.items()
         )
         return (self.unweakened + self.weak - saved) / self.steps if self.steps else math.nan

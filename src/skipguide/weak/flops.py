@@ -43,14 +43,19 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
     return count_flops_by_module(model, inputs)[""]
 
 
-def count_flops_by_module(model: nn.Module, inputs: Inputs) -> dict[str, int]:
-    """Count the operations of each module in a forward pass, by its path; the model's own is ""."""
+def counting() -> FlopCounterMode:
+    """Return torch's counter of the operations in a `with` block, attention on a CPU included."""
     attention = {
         getattr(torch.ops.aten, name): _attention_flops
         for name in _UNCOUNTED_ATTENTION_OPS
         if hasattr(torch.ops.aten, name)
     }
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
+    return FlopCounterMode(display=False, custom_mapping=attention)
+
+
+def count_flops_by_module(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+    """Count the operations of each module in a forward pass, by its path; the model's own is ""."""
+    with torch.no_grad(), counting() as counter:
         model(**inputs)
     counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     root = type(model).__name__

@@ -123,11 +123,12 @@ class WeakCells:
         options: which cells.
 
     Raises:
-        ValueError: for a layer, skip or axis that the family has not.
+        ValueError: for a layer, skip or axis that the family has not, or a cache across steps.
     """
 
     def __init__(self, guided: GuidedDenoiser, options: ScanOptions):
         self.guided, family, sites = guided, guided.family, guided.sites
+        guided.caches.require_off("a scan of layers")
         self.positions = find_cells(family, sites, options)
         if not self.positions:
             raise ValueError(
