@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from skipguide import SLG, STG, Random, Restart, guide
+from skipguide import SLG, STG, CFGReuse, Random, Restart, guide
 from skipguide.method.cfg_rules import Interval
 from support import foreign, oracle
 from support.cached import STEPS, Copies, Copy, Push, blocks_of, by_copies, configs
@@ -461,3 +461,32 @@ def test_a_cache_that_changes_nothing_is_left_to_itself() -> None:
     with guide(small.pipe, STG([2])) as handle:
         assert torch.equal(run(small), expected)
     assert handle.passes_per_step == passes
+
+
+# --- beside the other ways to compute less --------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", ["first block", "taylor seer"])
+def test_halves_of_a_batch_stay_apart_where_exact_is_off(cache: str) -> None:
+    small = build("MochiPipeline")
+    apart, _ = cached(small, cache, STG([2]))
+    joined, _ = cached(small, cache, STG([2]), exact=False)
+    assert torch.equal(apart, joined)
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline"])
+def test_u_that_is_not_computed_leaves_its_states_alone(name: str) -> None:
+    """They are then those of an older step and dropped, so every u that is computed is whole."""
+    small = build(name)
+    without, handle = cached(small, "first block", cfg=CFGReuse(2))
+    assert without.isfinite().all()
+    assert handle.passes.unweakened == STEPS + STEPS // 2
+    switch_on(small, "first block")
+    try:
+        with guide(small.pipe, cfg=CFGReuse(2)) as handle:
+            first = run(small)
+            assert torch.equal(run(small), first)
+        c = handle.passes.steps - handle.passes.left_out_by_caches
+        assert 1 < c < STEPS
+    finally:
+        switch_off(small)
