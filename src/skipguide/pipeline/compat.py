@@ -84,12 +84,16 @@ def predicts_variance(pipe: Pipeline) -> bool:
     return config.get("out_channels") == 2 * latents
 
 
-def check_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
+def check_stateful_hooks(denoiser: nn.Module, family: Family) -> bool:
     """Reject hooks that keep state across calls, but for the caches that cache_hooks.py knows.
+
+    Returns:
+        Whether there is such a cache.
 
     Raises:
         ValueError: for a cache across steps whose states a weak pass would spoil.
     """
+    found = False
     for module in denoiser.modules():
         if type(module).__name__ == "SplitInferenceModule":
             raise ValueError(
@@ -99,3 +103,5 @@ def check_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
             )
         for name, hook in cache_hooks.stateful_hooks(module):
             cache_hooks.cache_kind(name, hook, family)
+            found = True
+    return found

@@ -166,7 +166,8 @@ class GuidedDenoiser:
             ValueError: for a cache, or a replaced forward or block, that is refused.
         """
         self.watch.begin_step()
-        self.find_caches()
+        if self.watch.has_cache or any(caches.is_on for caches in self.all_caches()):
+            self.find_caches()
         if self.caches.is_on and self.watch.is_probed:
             self.caches.copy_states(COND, REPEAT)
         self._step_context.begin_step(step)

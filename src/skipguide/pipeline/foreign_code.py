@@ -36,7 +36,7 @@ TRUSTED_PACKAGES = {
 }  # fmt: skip
 
 
-def check_forwards(denoiser: nn.Module, family: Family, sites: Sequence[LayerSite]) -> None:
+def check_forwards(denoiser: nn.Module, family: Family, sites: Sequence[LayerSite]) -> bool:
     """Reject a cache across steps, and what replaces the forward of a model or of its blocks.
 
     Args:
@@ -44,10 +44,13 @@ def check_forwards(denoiser: nn.Module, family: Family, sites: Sequence[LayerSit
         family: its row.
         sites: its chain, from families.blocks.layer_sites().
 
+    Returns:
+        Whether there is a cache that is not rejected.
+
     Raises:
         ValueError: for any of these.
     """
-    compat.check_stateful_hooks(denoiser, family)
+    has_cache = compat.check_stateful_hooks(denoiser, family)
     for module, name in _modules_with_blocks(denoiser, family, sites):
         if (found := _replacement(module)) is not None:
             raise ValueError(
@@ -64,6 +67,7 @@ def check_forwards(denoiser: nn.Module, family: Family, sites: Sequence[LayerSit
                 f" {type(block).__name__} of {type(block).__module__}, which may keep results"
                 " between calls, or run other blocks. Put the model's own blocks back."
             )
+    return has_cache
 
 
 def check_caller(denoiser: nn.Module, held: Sequence[nn.Module], owner: str) -> None:

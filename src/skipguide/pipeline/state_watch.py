@@ -135,8 +135,11 @@ class StateWatch:
         self._stop_counting()
 
     def check_forwards(self) -> None:
-        """Reject what needs no pass to be recognised; see `foreign_code.check_forwards`."""
-        foreign_code.check_forwards(self.denoiser, self.family, self.sites)
+        """Reject what needs no pass to be recognised; see `foreign_code.check_forwards`.
+
+        `has_cache` then says whether there is a cache that goes together with guidance.
+        """
+        self.has_cache = foreign_code.check_forwards(self.denoiser, self.family, self.sites)
 
     @property
     def is_probed(self) -> bool:
