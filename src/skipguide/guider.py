@@ -562,11 +562,10 @@ class SkipGuidance(BaseGuidance):
 
     def _choose_plan(self, run: RunState, has_cfg: bool) -> None:
         """Choose what a budget is spent on, in the first step of a run."""
-        known = self._guided
-        weak_passes = [] if known is None else known.weak_passes
-        costs = [weak.cost(shared=weak.prefix_cache is not None) for weak in weak_passes]
-        g = self.guidance_scale + self.use_original_formulation
-        self.plan = run.differences.choose_plan(costs, has_cfg, g)
+        known, step = self._guided, self._guided_step
+        costs = [] if known is None else known.weak_costs(run.loop.num_steps())
+        g = self.guidance_scale + self.use_original_formulation if has_cfg else None
+        self.plan = run.differences.choose_plan(costs, g, 0 if step is None else step.index)
 
     def _weak_prediction(
         self, run: RunState, active: ActiveTerm, pred_weak: Mapping[str, Tensor]

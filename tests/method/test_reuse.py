@@ -160,9 +160,9 @@ def test_auto_is_decided_by_the_sample_that_needs_it_most() -> None:
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, 0.0, "often", None])
 def test_errors_of_every(every: Any) -> None:
-    with pytest.raises(ValueError, match=r"every must be a whole number from 1, but got"):
+    with pytest.raises(ValueError, match=r"every must be a whole number from 1, a share"):
         STG([1], every=every)
-    with pytest.raises(ValueError, match=r"every must be a whole number from 1, but got"):
+    with pytest.raises(ValueError, match=r"every must be a whole number from 1, a share"):
         CFGReuse(every)
 
 

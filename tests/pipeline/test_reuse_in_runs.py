@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipguide import APG, SLG, STG, CFGReuse, Interval, Restart, guide
+from skipguide import APG, SLG, STG, CFGReuse, CFGZero, Interval, Random, Restart, guide
 from support import oracle, tiny
 
 Tensor = torch.Tensor
@@ -198,6 +198,53 @@ def test_budget_is_kept(name: str, budget: float, caplog: pytest.LogCaptureFixtu
     assert handle.passes_per_step == pytest.approx(handle.plan.passes_per_step)
     assert handle.passes_per_step > budget - 0.25  # what is left would not pay another pass
     assert str(handle.plan) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "options", "budget"),
+    [
+        ("MochiPipeline", [STG(Random(0.3), 0.25, seed=1)], {}, 2.0),
+        ("WanPipeline", [STG(Random(0.3), 0.25, seed=1)], {}, 2.0),
+        ("WanPipeline", [SLG([1], start=0.25, stop=0.6), STG([1], 0.7)], {}, 2.0),
+        ("WanPipeline", [SLG([0], stop=0.4), SLG([1], start=0.6), STG([1], 0.7)], {}, 1.8),
+        ("WanPipeline", [STG([1], 0.7)], {"cfg": CFGZero(2)}, 1.7),
+        ("StableVideoDiffusionPipeline", [STG(["up:0"], 0.7)], {}, 1.7),
+    ],
+)
+def test_budget_is_kept_where_passes_change_on_the_way(
+    name: str, terms: Any, options: dict[str, Any], budget: float
+) -> None:
+    given = tiny.tiny(name)
+    call = dict(min_guidance_scale=1.5, max_guidance_scale=3.0) if "Stable" in name else {}
+    with guide(given.pipe, *terms, budget=budget, **options) as handle:
+        assert oracle.run(given, **EIGHT, **call).isfinite().all()
+    assert budget - 0.25 < handle.passes_per_step <= budget + 1e-9
+
+
+def test_budget_of_the_rest_of_a_run() -> None:
+    """guide() is called after step 2 of 8."""
+    given, handles = tiny.tiny("WanPipeline"), []
+
+    def begin(pipe: Any, step: int, timestep: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            handles.append(guide(pipe, STG([1], 0.7), budget=1.5))
+        return inputs
+
+    oracle.run(given, **EIGHT, callback_on_step_end=begin)
+    (handle,) = handles
+    handle.remove()
+    assert handle.passes.steps == 5
+    assert handle.passes_per_step <= 1.5
+
+
+def test_sound_alone_counts_as_much_as_a_video() -> None:
+    counts = []
+    for scales in ({"scale": 1.0}, {"scale": 0.0, "audio_scale": 1.0}):
+        given = tiny.tiny("LTX2Pipeline")
+        with guide(given.pipe, STG([1], **scales), budget=1.7) as handle:
+            oracle.run(given, **EIGHT)
+        counts.append(sum(handle.passes.weak_runs.values()))
+    assert counts[0] == counts[1] > 1
 
 
 def test_large_budget_is_exact() -> None:

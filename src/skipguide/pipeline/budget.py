@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from skipguide.method.reuse import NoisePath, Placement
 
 Curve = tuple[float, float, int]
+TYPICAL_SCALE = 5.0  # g, where a pipeline does not tell it in time
 UNCOND_LENGTH: Curve = (10.0, 25.0, 2)  # a + b n^k: |c - u| at the share n of noise
 WEAK_LENGTH: Curve = (20.0, 0.0, 1)  # |c - p|
 
@@ -68,18 +69,20 @@ class BudgetPlan:
         return f"budget {self.budget:g}: {', '.join(parts)}; {passes} over {self.num_steps} steps"
 
 
-def choose_plan(budget: float, path: NoisePath, demands: Sequence[Demand]) -> BudgetPlan:
+def choose_plan(
+    budget: float, path: NoisePath, demands: Sequence[Demand], num_steps: int
+) -> BudgetPlan:
     """Return the plan with the smallest error that keeps to a budget.
 
     Args:
         budget: forward passes a step.
         path: the noise levels of the run.
         demands: u first, if there is one; then the weak passes, which all get the same share.
+        num_steps: that are still to do, c at each of them.
 
     Raises:
         ValueError: if not even the fewest possible passes fit.
     """
-    num_steps = len(path.x)
     placements = [
         Placement(path, demand.steps, demand.fresh, _importance(demand, path)) for demand in demands
     ]

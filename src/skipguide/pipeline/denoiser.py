@@ -281,6 +281,18 @@ class GuidedDenoiser:
 
     # --- the weak passes --------------------------------------------------------------------------
 
+    def weak_costs(self, num_steps: int) -> list[float]:
+        """Return what the weak pass of each term costs in a run, in forward passes.
+
+        Where layers are drawn it is the largest cost of all steps."""
+        found = []
+        for j, term in enumerate(self.terms):
+            passes = [self.weak_passes[j]]
+            if isinstance(term.layers, Random):
+                passes = [self._weak_pass(j, step) for step in range(num_steps)]
+            found.append(max(one.cost(shared=one.prefix_cache is not None) for one in passes))
+        return found
+
     def _weak_pass(self, j: int, step: int) -> weak_pass.WeakPass | AutoguidancePass:
         term = self.terms[j]
         if not _skips_layers(term):

@@ -6,16 +6,17 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipguide.method import formula
-from skipguide.method.cfg_rules import CFGReuse, Interval
+from skipguide.method.cfg_rules import CFGReuse, CFGZero, Interval
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.reuse import DifferenceHistory, NoisePath, Placement, Reuse
-from skipguide.method.terms import STG
+from skipguide.method.terms import SLG, STG
 from skipguide.pipeline import budget, noise_levels
 from skipguide.pipeline.budget import BudgetPlan, Demand
 
 if TYPE_CHECKING:
     from skipguide.pipeline.run import Loop
 
+MAX_OUTPUTS = 2  # of a denoiser: video and audio
 _PLANNED = Reuse(extrapolate=2)
 
 
@@ -148,42 +149,52 @@ class RunDifferences:
         """True if a budget was given and nothing is chosen yet."""
         return self.request.budget is not None and self.plan is None
 
-    def choose_plan(self, weak_costs: Sequence[float], has_cfg: bool, g: float) -> BudgetPlan:
+    def choose_plan(self, weak_costs: Sequence[float], g: float | None, first: int) -> BudgetPlan:
         """Choose what to compute at which step of this run.
 
         Args:
             weak_costs: of each term of the request, in forward passes.
-            has_cfg: whether the run has u.
-            g: the guidance scale.
+            g: the guidance scale; None in a run without u.
+            first: the step that is under way; guide() may have been called in the middle of a run.
 
         Raises:
             ValueError: for a budget that is too small.
         """
         assert self.request.budget is not None
         assert self._path is not None
-        demands = [self._demand("u", 1.0, self._cfg_steps(), g - 1, budget.UNCOND_LENGTH)]
-        demands = demands if has_cfg else []
+        wanted = [] if g is None else [("u", 1.0, self._cfg_steps(), g - 1, budget.UNCOND_LENGTH)]
         for j, term in enumerate(self.request.terms):
-            steps = self._guided_steps(j) if isinstance(term, STG) else []
-            if isinstance(term, STG) and steps:
-                scale = max(term.scales(1))
-                demands.append(
-                    self._demand(f"term {j}", weak_costs[j], steps, scale, budget.WEAK_LENGTH)
-                )
-        self.plan = budget.choose_plan(self.request.budget, self._path, demands)
+            if isinstance(term, STG):
+                scale, steps = max(term.scales(MAX_OUTPUTS)), self._guided_steps(j)
+                wanted.append((f"term {j}", weak_costs[j], steps, scale, budget.WEAK_LENGTH))
+        demands = []
+        for name, cost, steps, scale, length in wanted:
+            later = tuple(step for step in steps if step >= first)
+            if later:
+                fresh = self._fresh(later) | (self._slg_changes(later) if name == "u" else set())
+                demands.append(Demand(name, cost, later, fresh, abs(scale), length))
+        num_steps = self.loop.num_steps() - first
+        self.plan = budget.choose_plan(self.request.budget, self._path, demands, num_steps)
         return self.plan
 
-    def _demand(
-        self,
-        name: str,
-        cost: float,
-        steps: Sequence[int],
-        scale: float,
-        length: budget.Curve,
-    ) -> Demand:
-        return Demand(name, cost, tuple(steps), self._fresh(steps), abs(scale), length)
+    def _slg_changes(self, steps: Sequence[int]) -> set[int]:
+        """Return the steps at which other SLG terms weaken u than at the step before."""
+        on = [
+            set(self._guided_steps(j))
+            for j, term in enumerate(self.request.terms)
+            if isinstance(term, SLG)
+        ]
+        sets = [[step in known for known in on] for step in steps]
+        return {
+            step
+            for step, own, before in zip(steps[1:], sets[1:], sets, strict=False)
+            if own != before
+        }
 
     def _cfg_steps(self) -> list[int]:
+        """Return the steps of the run at which D is made of u, where there is CFG."""
         rule = self.request.cfg
         window = rule.window if isinstance(rule, Interval) else (0.0, 1.0)
-        return [i for i in self._steps() if formula.is_in_window(*window, *self.loop.position(i))]
+        zero = rule.zero_steps if isinstance(rule, CFGZero) else 0
+        places = [(step, *self.loop.position(step)) for step in self._steps()]
+        return [step for step, i, n in places if i >= zero and formula.is_in_window(*window, i, n)]

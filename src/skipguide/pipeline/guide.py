@@ -51,9 +51,10 @@ def guide(
         D = u + g (c - u) + sum_j s_j (c - p_j)
 
     Args:
-        pipe: an unmodified diffusers pipeline of a known family. terms: one or more STG, whose
-        pushes are added (Eq. 20), and SLG, which weaken u; or one Schedule alone. A list
-            or tuple of terms, such as a preset of several, stands for its entries.
+        pipe: an unmodified diffusers pipeline of a known family.
+        terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one
+            Schedule alone. A list or tuple of terms, such as a preset of several, stands for its
+            entries.
         rescale: phi in [0, 1] (Algorithm 4), per sample, at steps with a term or a rule; 0 is off.
             None is 0, or what was published with a preset.
         rescale_space: "prediction", as the paper's code has it, or "data": the deviations are those

@@ -30,7 +30,7 @@ from skipguide.families.schema import Family
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.request import GuidanceRequest
 from skipguide.pipeline import call_frame, combine, compat, foreign_code
-from skipguide.pipeline.budget import BudgetPlan
+from skipguide.pipeline.budget import TYPICAL_SCALE, BudgetPlan
 from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND, UNREAD
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
@@ -257,12 +257,18 @@ class GuidedCalls:
 
     def _choose_plan(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
         """Choose what a budget is spent on, in the first guided step of a run, and say it."""
-        costs = [weak.cost(shared=weak.prefix_cache is not None) for weak in guided.weak_passes]
-        g = 1.0
-        if step.has_cfg:
-            g = self._loop.guidance_scales(len(step.c))[0]
-        self.plan = self._run.differences.choose_plan(costs, step.has_cfg, g)
+        costs = guided.weak_costs(self._loop.num_steps())
+        g = self._typical_scale(step) if step.has_cfg else None
+        self.plan = self._run.differences.choose_plan(costs, g, step.index)
         _log.info("%s", self.plan)
+
+    def _typical_scale(self, step: GuidedStep) -> float:
+        """Return g of this step, which stands for those of the run; SVD has one for each frame."""
+        try:
+            scale = self._loop.guidance_scales(len(step.c))[0]
+        except ValueError:  # the pipeline sets it after the denoiser was called
+            return TYPICAL_SCALE
+        return float(torch.as_tensor(scale).max())
 
     def _after_later_call(
         self,

@@ -76,7 +76,7 @@ def _plan(cost: float, g: float | None, scale: float, steps: int) -> BudgetPlan:
     every, first = tuple(range(steps)), frozenset({0})
     demands = [] if g is None else [Demand("u", 1.0, every, first, g - 1, budget.UNCOND_LENGTH)]
     demands.append(Demand("weak", cost, every, first, scale, budget.WEAK_LENGTH))
-    return budget.choose_plan(BUDGET, path, demands)
+    return budget.choose_plan(BUDGET, path, demands, steps)
 
 
 def table() -> Iterator[str]:
