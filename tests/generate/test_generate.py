@@ -285,6 +285,15 @@ def test_an_axis_that_the_model_does_not_have(pipe: Any) -> None:
         run.generate(pipe, settings_for(pipe, spatial_scale=1.0))
 
 
+def test_a_budget_says_what_it_chose(pipe: Any) -> None:
+    settings = settings_for(pipe, budget=1.7, steps=4, layers="2", stg_scale=1.0)
+    result = run.generate(pipe, settings)
+    assert result.passes_per_step <= 1.7
+    (note,) = result.notes
+    assert note.startswith("budget 1.7: u at ")
+    assert note.endswith(f"; {result.passes_per_step:.2f} passes a step over 4 steps")
+
+
 def test_orthogonalize_and_both_terms_are_passed_on(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +311,7 @@ def test_orthogonalize_and_both_terms_are_passed_on(
     both = ["spatial", "temporal"]
     plain = {
         "rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None,
-        "share_prefix": True, "exact": True, "budget": None,
+        "share_prefix": True, "exact": True, "budget": None, "parallel": None,
     }  # fmt: skip
     assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
 

@@ -89,7 +89,7 @@ def generate(
         per_video.put_on(pipe, settings),
         cache_steps(pipe, settings.cache),
         _set_guider_scale(pipe, settings),
-        _apply_guidance(pipe, settings, parallel) as passes_per_step,
+        _apply_guidance(pipe, settings, parallel, said) as passes_per_step,
     ):
         clock = _StepTimer(pipe, settings, passes_per_step, on_step, said)
         video = _call_pipeline(pipe, settings, first, clock)
@@ -176,7 +176,7 @@ class _Notes:
 
 @contextlib.contextmanager
 def _apply_guidance(
-    pipe: Pipeline, settings: GenerationSettings, parallel: Any = None
+    pipe: Pipeline, settings: GenerationSettings, parallel: Any = None, said: _Notes | None = None
 ) -> Iterator[Callable[[], float]]:
     """Guide the pipeline, if anything is asked for; yield a function for the passes per step so
     far."""
@@ -195,6 +195,8 @@ def _apply_guidance(
     terms, options = settings.request.with_seed(settings.seed).guide_arguments()
     with guide(pipe, *terms, **options, parallel=parallel) as handle:
         yield lambda: handle.passes_per_step
+        if said is not None and handle.plan is not None:
+            said.add(str(handle.plan))
 
 
 @contextlib.contextmanager
