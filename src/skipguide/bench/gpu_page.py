@@ -14,7 +14,7 @@ _INTRODUCTION = """\
 # Large models on a large GPU
 
 `make gpu` makes one denoising step of models at the size of their checkpoints, in one script of at
-most nine minutes, and writes docs/gpu.json and this page. Weights are random numbers in bfloat16,
+most nine minutes, and writes gpu.json and this page. Weights are random numbers in bfloat16,
 drawn on the device, so that nothing is downloaded; what they predict is noise, but every operation
 is run. The layer is the recommended preset's, skipped as a whole (`skip="residual"`). Ratios are
 those of the best rounds to CFG alone in the same mode; "by others" are diffusers' SkipLayerGuidance

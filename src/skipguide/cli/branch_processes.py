@@ -33,7 +33,7 @@ def check(parallel: str | None, is_batch: bool) -> None:
     if is_batch:
         raise ValueError(
             "--parallel branches makes one video, but --prompts or --seeds asks for many. Give each"
-            " GPU videos of its own by skipguide sweep (docs/many-gpus.md)."
+            " GPU videos of its own by skipguide sweep."
         )
     if any(name not in os.environ for name in _STARTED_BY_TORCHRUN):
         raise ValueError(

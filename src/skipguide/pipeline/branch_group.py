@@ -49,8 +49,7 @@ class BranchGroup:
             raise ValueError(
                 "parallel must have no more processes than a step has passes, but has"
                 f" {self.size}, and a step has {most} at most: c, u and a weak pass for each STG"
-                f" term. Start {most}; within a pass, tokens can be divided by context parallelism"
-                " (docs/parallel.md)."
+                f" term. Start {most}; within a pass, tokens can be divided by context parallelism."
             )
         self.bytes_sent = 0  # by this process
         self._data = group
