@@ -58,19 +58,20 @@ def test_two_processes_per_clip_make_what_one_makes(
     assert [h for h in happenings if isinstance(h, JobFailed)] == []
     assert frames(tmp_path / "ray") == frames_of_one_process(wanted, tmp_path / "plain")
     worker = next(iter(engine._fleet.places))
-    divided = engine._ray.get(worker.__ray_call__.remote(steps_divided))
-    assert divided == 3  # groups of guided clips, none for plain CFG
 
+    def count_divided(_: Any) -> int:  # in here, for workers cannot import a test
+        from skipguide.pipeline import branch_group
 
-def steps_divided(_: Any) -> int:
-    from skipguide.pipeline import branch_group
+        return sum(branch_group._made.values())
 
-    return sum(branch_group._made.values())
+    divided = engine._ray.get(worker.__ray_call__.remote(count_divided))
+    assert divided == 3  # the guided clips, and none of plain CFG
 
 
 def frames(folder: Path) -> dict[str, str | None]:
     with Run.open(folder) as run:
-        assert {clip.state for clip in run.clips()} == {"done"}
+        counts = run.counts()
+        assert counts["done"] == sum(counts.values()) > 0
         return {clip.key: clip.frames_sha256 for clip in run.clips("done")}
 
 

@@ -1,0 +1,121 @@
+"""examples/serve_ray.py on a real Ray Serve of one replica: `make test-ray`."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skipguide import STG, guide
+from skipguide.files import video
+from skipguide.models.loading import load_pipeline
+
+pytest.importorskip("ray.serve")
+
+PORT = 8123
+EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_ray.py"
+SMALL = {"prompt": "a small red star", "num_frames": 7, "height": 32, "width": 32, "seed": 3}
+
+
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("serve_ray", EXAMPLE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["serve_ray"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Any]:
+    """One replica, and room for one request that waits."""
+    import ray
+    from ray import cloudpickle, serve
+
+    ray.init(address="local", include_dashboard=False, logging_level="error", log_to_driver=False)
+    module = example()
+    cloudpickle.register_pickle_by_value(module)  # workers cannot import it
+    serve.start(http_options={"port": PORT, "host": "127.0.0.1"})
+    serve.run(module.application(gpus=0, replicas=1, queue=1))
+    yield module
+    serve.shutdown()
+    ray.shutdown()
+
+
+def ask(model: str = "lab-mochi", **more: Any) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=600)
+    headers = {"serve_multiplexed_model_id": model}
+    connection.request("POST", "/", json.dumps({**SMALL, **more}), headers)
+    return connection.getresponse()
+
+
+def lines(response: http.client.HTTPResponse) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in response]
+
+
+def test_steps_are_told_and_the_video_is_that_of_guide(served: Any, tmp_path: Path) -> None:
+    response = ask(num_inference_steps=3)
+    assert response.status == 200
+    *steps, last = lines(response)
+    assert steps == [{"step": i, "of": 3} for i in (1, 2, 3)]
+    (tmp_path / "served.mp4").write_bytes(base64.b64decode(last["mp4"]))
+    pipe = load_pipeline("lab-mochi")
+    with guide(pipe, STG.preset(pipe)):
+        call = {name: value for name, value in SMALL.items() if name != "seed"}
+        frames = pipe(
+            **call, num_inference_steps=3, output_type="np",
+            generator=torch.Generator().manual_seed(3),
+        ).frames[0]  # fmt: skip
+    video.write(tmp_path / "own.mp4", (frames * 255).round().astype("uint8"), 16, {})
+    ours, own = (video.read(tmp_path / name)[0] for name in ("served.mp4", "own.mp4"))
+    np.testing.assert_array_equal(ours, own)
+
+
+def test_a_client_that_goes_away_ends_its_video(served: Any) -> None:
+    """The next video begins long before the one that was given up would have ended."""
+    started = time.monotonic()
+    response = ask(num_inference_steps=2)
+    lines(response)
+    per_step = (time.monotonic() - started) / 2
+    many = 400
+    long = ask(num_inference_steps=many)
+    assert json.loads(long.readline()) == {"step": 1, "of": many}
+    long.close()
+    started = time.monotonic()
+    assert "mp4" in lines(ask(num_inference_steps=2))[-1]
+    assert time.monotonic() - started < many * per_step / 4
+
+
+def test_a_full_queue_is_said_so_at_once(served: Any) -> None:
+    """One video is made and one waits; of four requests at once two get 503."""
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: statuses(ask(num_inference_steps=20)), range(4)))
+    assert sorted(status for status, _ in answers) == [200, 200, 503, 503]
+    assert all("mp4" in last for status, last in answers if status == 200)
+
+
+def statuses(response: http.client.HTTPResponse) -> tuple[int, Any]:
+    if response.status != 200:
+        return response.status, response.read()
+    return response.status, lines(response)[-1]
+
+
+def test_what_cannot_be_served_is_refused(served: Any) -> None:
+    response = ask(model="lab-mochy")
+    assert response.status == 400
+    assert "Did you mean lab-mochi" in json.load(response)["error"]
+    (last,) = lines(ask(num_inference_steps=3, num_frames=7, height=33))
+    assert "ValueError" in last["error"]
