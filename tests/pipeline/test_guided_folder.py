@@ -1,4 +1,4 @@
-"""The model folder of docs/serving.md, with a pipeline.py that guides itself, as a server loads it."""
+"""The model folder of docs/serving.md, which guides itself, as a server loads it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -55,21 +56,25 @@ def served() -> Iterator[Any]:
     ray.shutdown()
 
 
-def ask(model: str = "lab-mochi", **more: Any) -> http.client.HTTPResponse:
+@contextlib.contextmanager
+def asked(model: str = "lab-mochi", **more: Any) -> Iterator[http.client.HTTPResponse]:
+    """Yield the answer to a request; the client goes away at the end of the block."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=600)
     headers = {"serve_multiplexed_model_id": model}
     connection.request("POST", "/", json.dumps({**SMALL, **more}), headers)
-    return connection.getresponse()
+    with contextlib.closing(connection), connection.getresponse() as response:
+        yield response
 
 
-def lines(response: http.client.HTTPResponse) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in response]
+def answer(model: str = "lab-mochi", **more: Any) -> tuple[int, list[Any]]:
+    """Return the status of a request, and the lines of its answer."""
+    with asked(model, **more) as response:
+        return response.status, [json.loads(line) for line in response if line.startswith(b"{")]
 
 
 def test_steps_are_told_and_the_video_is_that_of_guide(served: Any, tmp_path: Path) -> None:
-    response = ask(num_inference_steps=3)
-    assert response.status == 200
-    *steps, last = lines(response)
+    status, (*steps, last) = answer(num_inference_steps=3)
+    assert status == 200
     assert steps == [{"step": i, "of": 3} for i in (1, 2, 3)]
     (tmp_path / "served.mp4").write_bytes(base64.b64decode(last["mp4"]))
     pipe = load_pipeline("lab-mochi")
@@ -87,35 +92,27 @@ def test_steps_are_told_and_the_video_is_that_of_guide(served: Any, tmp_path: Pa
 def test_a_client_that_goes_away_ends_its_video(served: Any) -> None:
     """The next video begins long before the one that was given up would have ended."""
     started = time.monotonic()
-    response = ask(num_inference_steps=2)
-    lines(response)
-    per_step = (time.monotonic() - started) / 2
+    answer(num_inference_steps=4)
+    per_step = (time.monotonic() - started) / 4
     many = 400
-    long = ask(num_inference_steps=many)
-    assert json.loads(long.readline()) == {"step": 1, "of": many}
-    long.close()
+    with asked(num_inference_steps=many) as response:
+        assert json.loads(response.readline()) == {"step": 1, "of": many}
     started = time.monotonic()
-    assert "mp4" in lines(ask(num_inference_steps=2))[-1]
+    assert "mp4" in answer(num_inference_steps=2)[1][-1]
     assert time.monotonic() - started < many * per_step / 4
 
 
 def test_a_full_queue_is_said_so_at_once(served: Any) -> None:
     """One video is made and one waits; of four requests at once two get 503."""
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: statuses(ask(num_inference_steps=20)), range(4)))
+        answers = list(pool.map(lambda _: answer(num_inference_steps=20), range(4)))
     assert sorted(status for status, _ in answers) == [200, 200, 503, 503]
-    assert all("mp4" in last for status, last in answers if status == 200)
-
-
-def statuses(response: http.client.HTTPResponse) -> tuple[int, Any]:
-    if response.status != 200:
-        return response.status, response.read()
-    return response.status, lines(response)[-1]
+    assert all("mp4" in lines[-1] for status, lines in answers if status == 200)
 
 
 def test_what_cannot_be_served_is_refused(served: Any) -> None:
-    response = ask(model="lab-mochy")
-    assert response.status == 400
-    assert "Did you mean lab-mochi" in json.load(response)["error"]
-    (last,) = lines(ask(num_inference_steps=3, num_frames=7, height=33))
-    assert "ValueError" in last["error"]
+    status, (only,) = answer(model="lab-mochy")
+    assert status == 400
+    assert "Did you mean lab-mochi" in only["error"]
+    status, (only,) = answer(num_inference_steps=3, height=33)
+    assert "ValueError" in only["error"]

@@ -1,9 +1,8 @@
-"""The engine on Ray: one worker per GPU (or CPU), or per group of them (`ray_group`), on this machine
-or many, each holding the model.
+"""The engine on Ray: one worker per GPU (or CPU), or per group of them, on this machine or many.
 
-Workers write nothing: what they make comes back to the one process that keeps the ledger. A worker
-has one job at a time, so that no more results wait than there are workers. A job whose worker is
-lost, with its process or its machine, is given to another one."""
+Each holds the model. Workers write nothing: what they make comes back to the one process that keeps
+the ledger. A worker has one job at a time, so that no more results wait than there are workers. A
+job whose worker is lost, with its process or its machine, is given to another one."""
 
 from __future__ import annotations
 
@@ -21,14 +20,13 @@ from skipguide.runs.engine import (
     Cost,
     Event,
     JobFailed,
-    JobFinished,
     JobStarted,
     OnStep,
-    describe_error,
     read_start_image,
 )
 from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan_settings import Setting
+from skipguide.runs.ray_worker import LostWorker, RemoteWorker
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,61 +46,6 @@ def _import_ray() -> Any:
             "a sweep with --ray needs the package ray, but it is not installed. Run `pip install"
             " 'skipguide[ray]'`, or leave --ray out."
         ) from None
-
-
-class _RemoteWorker:
-    """The part that runs in the process of a worker."""
-
-    def __init__(self, place: Any = None) -> None:
-        from skipguide.runs.ray_group import GroupWorker
-        from skipguide.runs.worker import Worker
-
-        self._worker = Worker() if place is None else GroupWorker(place)
-        self._started = False
-
-    def ready(self) -> dict[str, str]:
-        """Return the versions of its libraries; the first time, start what other processes it
-        has."""
-        from skipguide.generate import record
-        from skipguide.runs.ray_group import GroupWorker
-
-        versions = record.library_versions()
-        if isinstance(self._worker, GroupWorker) and not self._started:
-            self._worker.start(versions)
-        self._started = True
-        return versions
-
-    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[ResolvedSetting]:
-        return self._worker.survey(settings, image)
-
-    def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
-        return self._worker.cost(complete, image)
-
-    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
-        return self._worker.inspect(generation, function)
-
-    def make(self, job: Job, image: Image | None) -> Event | _LostWorker:
-        """Do a job and return the result, or an error of the job's, which is no loss of the
-        worker."""
-        from skipguide.runs.ray_group import LostProcess
-
-        try:
-            return JobFinished(job, self._worker.make(job, image))
-        except LostProcess as error:
-            return _LostWorker(str(error))
-        except Exception as error:
-            return JobFailed(job, describe_error(error))
-
-    def apply(self, function: Callable[[Any], Any], item: Any) -> tuple[Any]:
-        """Call a function and return its result in a tuple, so that None is a result too."""
-        return (function(item),)
-
-
-@dataclass(frozen=True)
-class _LostWorker:
-    """The result of an item whose every worker was lost."""
-
-    reason: str
 
 
 @dataclass
@@ -154,7 +97,7 @@ class RayEngine:
                 f"each worker needs a {kind} of its own, but got --workers {self.workers}"
                 f"{'' if gpus_per_clip == 1 else f' and {each}'} for {gpus or cpus}. Ask for fewer."
             )
-        self._class = self._ray.remote(**self._takes)(_RemoteWorker)
+        self._class = self._ray.remote(**self._takes)(RemoteWorker)
         self._versions: dict[str, str] = {}
 
     def _connect(self, address: str) -> None:
@@ -246,7 +189,7 @@ class RayEngine:
         for job, what in self._distribute(
             jobs, lambda worker, job: worker.make.remote(job, read_start_image(job.image))
         ):
-            if isinstance(what, _LostWorker):
+            if isinstance(what, LostWorker):
                 yield JobFailed(
                     job, f"the worker was lost {_MAX_LOSSES} times under this job: {what.reason}"
                 )
@@ -262,7 +205,7 @@ class RayEngine:
         for _, what in self._distribute(
             numbers, lambda worker, i: worker.apply.remote(function, items[i])
         ):
-            if isinstance(what, _LostWorker):
+            if isinstance(what, LostWorker):
                 raise RuntimeError(
                     f"a worker was lost {_MAX_LOSSES} times with the same item: {what.reason}"
                 )
@@ -274,7 +217,7 @@ class RayEngine:
     ) -> Iterator[tuple[T, Any]]:
         """Call workers with items: yield (item, None) before a call, then (item, its result).
 
-        The result is a _LostWorker if every worker with the item was lost.
+        The result is a LostWorker if every worker with the item was lost.
         """
         waiting, losses = deque(enumerate(items)), Counter[int]()
         try:
@@ -284,8 +227,8 @@ class RayEngine:
                 if ended is None:
                     continue
                 number, item, result = ended
-                losses[number] += isinstance(result, _LostWorker)
-                if isinstance(result, _LostWorker) and losses[number] < _MAX_LOSSES:
+                losses[number] += isinstance(result, LostWorker)
+                if isinstance(result, LostWorker) and losses[number] < _MAX_LOSSES:
                     waiting.appendleft((number, item))
                 else:
                     yield item, result
@@ -321,7 +264,7 @@ class RayEngine:
             fleet.idle.append(worker)
             raise error.cause from None
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
-            result = _LostWorker(_error_summary(error))
+            result = LostWorker(_error_summary(error))
             self._kill_workers([worker])
             self._recheck_idle()
         else:
@@ -330,7 +273,7 @@ class RayEngine:
 
     def _keep_if_whole(self, worker: Any, result: Any) -> None:
         """Keep a worker for the next item, unless its processes may no longer fit together."""
-        if worker in self._fleet.places and isinstance(result, _LostWorker | JobFailed):
+        if worker in self._fleet.places and isinstance(result, LostWorker | JobFailed):
             self._kill_workers([worker])
         else:
             self._fleet.idle.append(worker)

@@ -1,9 +1,9 @@
 """A worker of several processes on Ray, which divide the passes of each guided step.
 
 Process 0 is the worker that the engine knows of. It starts the others as actors of its own in the
-same placement group, joins them to a process group, and makes clips by `guide(..., parallel=group)`;
-they run their passes and return nothing. They end with it, and a clip of which one of them is lost
-is given back as that of a lost worker."""
+same placement group, joins them to a process group, and makes clips by `guide(...,
+parallel=group)`; they run their passes and return nothing. They end with it, and a clip of which
+one of them is lost is given back as that of a lost worker."""
 
 from __future__ import annotations
 
