@@ -103,11 +103,15 @@ def test_a_client_that_goes_away_ends_its_video(served: Any) -> None:
 
 
 def test_a_full_queue_is_said_so_at_once(served: Any) -> None:
-    """One video is made and one waits; of four requests at once two get 503."""
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: answer(num_inference_steps=20), range(4)))
-    assert sorted(status for status, _ in answers) == [200, 200, 503, 503]
+    """While one video is made, one request may wait; of three at once two get 503."""
+    with asked(num_inference_steps=60) as response:
+        assert json.loads(response.readline()) == {"step": 1, "of": 60}
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(lambda _: answer(num_inference_steps=2), range(3)))
+        rest = [json.loads(line) for line in response]
+    assert sorted(status for status, _ in answers) == [200, 503, 503]
     assert all("mp4" in lines[-1] for status, lines in answers if status == 200)
+    assert "mp4" in rest[-1]
 
 
 def test_what_cannot_be_served_is_refused(served: Any) -> None:
