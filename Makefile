@@ -85,8 +85,10 @@ test-kills: $(READY)
 	  tests/tuning/test_tuning_killed.py
 
 test-ray: $(READY)
-	$(BIN)/python $(PIP_INSTALL) -e '.[ray]'
-	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/runs/test_runs_ray.py
+	$(BIN)/python $(PIP_INSTALL) -e '.[ray]' 'ray[serve]'
+	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 \
+	  tests/runs/test_runs_ray.py tests/runs/test_runs_ray_groups.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 1500 tests/runs/test_serve_ray.py
 
 # Runs in TensorBoard, MLflow's local store and W&B offline, read back with their own readers. What
 # these packages warn of is theirs.

@@ -716,3 +716,5 @@ def test_a_table_that_cannot_be_written_is_refused(tmp_path: Path, name: str, sa
 
 def test_workers_without_ray_are_refused(tmp_path: Path) -> None:
     assert "Add --ray" in run("sweep", tmp_path / "plan.yaml", "--workers", "2", code=2).stderr
+    alone = run("sweep", tmp_path / "plan.yaml", "--gpus-per-clip", "2", code=2)
+    assert "--gpus-per-clip is for Ray" in alone.stderr

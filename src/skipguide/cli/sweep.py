@@ -48,6 +48,14 @@ Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Workers on Ray.", show_default="one per GPU, else per CPU"),
 ]
+GpusPerClip = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="GPUs that divide the passes of each step of a clip, on Ray (CPUs where there is no"
+        " GPU).",
+    ),
+]
 
 
 def fill_in_address(args: Sequence[str]) -> list[str]:
@@ -151,6 +159,7 @@ def sweep(
     ] = False,
     ray: Ray = None,
     workers: Workers = None,
+    gpus_per_clip: GpusPerClip = 1,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
@@ -172,7 +181,7 @@ def sweep(
     """
     from skipguide.runs import Plan
 
-    check_workers(ray, workers)
+    check_workers(ray, workers, gpus_per_clip)
     without = {"--setting": setting, "--model": model, "--config": config}
     wanted = (
         Plan.of(_plan_of_flags(prompts, seeds, setting, model, config))
@@ -185,7 +194,7 @@ def sweep(
     rules: PlainData = {"retry_failed": retry_failed, "thorough": verify}
     with (
         open_tracking(folder, track) as tracking,
-        contextlib.closing(make_engine(folder, ray, workers)) as engine,
+        contextlib.closing(make_engine(folder, ray, workers, gpus_per_clip)) as engine,
     ):
         if dry_run:
             _print_estimate(wanted, folder, engine, rules, as_json)
@@ -277,27 +286,33 @@ def _plan_of_flags(
     }
 
 
-def check_workers(ray: str | None, workers: int | None) -> None:
-    """Check that workers are asked for with Ray.
+def check_workers(ray: str | None, workers: int | None, gpus_per_clip: int = 1) -> None:
+    """Check that workers, or groups of GPUs, are asked for with Ray.
 
     Raises:
         ValueError: if they are not.
     """
     if workers is not None and ray is None:
         raise ValueError(f"--workers is for Ray, but got {workers} without --ray. Add --ray.")
+    if gpus_per_clip != 1 and ray is None:
+        raise ValueError(
+            f"--gpus-per-clip is for Ray, but got {gpus_per_clip} without --ray. Add --ray."
+        )
 
 
-def make_engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
+def make_engine(
+    folder: Path, ray: str | None, workers: int | None, gpus_per_clip: int = 1
+) -> Engine:
     """Return what makes the videos: Ray, or this process.
 
     Raises:
         ValueError: for workers without Ray, or a Ray that cannot be used.
     """
-    check_workers(ray, workers)
+    check_workers(ray, workers, gpus_per_clip)
     if ray is not None:
         from skipguide.runs.ray_engine import RayEngine
 
-        return RayEngine(ray, workers)
+        return RayEngine(ray, workers, gpus_per_clip)
     from skipguide.runs.local_engine import LocalEngine
     from skipguide.runs.storage import WORK
 

@@ -1,8 +1,8 @@
-"""The engine on Ray: one worker per GPU (or CPU), on this machine or many, each holding the model.
+"""The engine on Ray: one worker per GPU (or CPU), or per group of them, on this machine or many.
 
-Workers write nothing: what they make comes back to the one process that keeps the ledger. A worker
-has one job at a time, so that no more results wait than there are workers. A job whose worker is
-lost, with its process or its machine, is given to another one."""
+Each holds the model. Workers write nothing: what they make comes back to the one process that keeps
+the ledger. A worker has one job at a time, so that no more results wait than there are workers. A
+job whose worker is lost, with its process or its machine, is given to another one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from skipguide.runs.engine import (
     Cost,
     Event,
     JobFailed,
-    JobFinished,
     JobStarted,
     OnStep,
-    describe_error,
     read_start_image,
 )
 from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan_settings import Setting
+from skipguide.runs.ray_worker import LostWorker, RemoteWorker
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,49 +48,6 @@ def _import_ray() -> Any:
         ) from None
 
 
-class _RemoteWorker:
-    """The part that runs in the process of a worker."""
-
-    def __init__(self) -> None:
-        from skipguide.runs.worker import Worker
-
-        self._worker = Worker()
-
-    def ready(self) -> dict[str, str]:
-        """Return the versions of its libraries."""
-        from skipguide.generate import record
-
-        return record.library_versions()
-
-    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[ResolvedSetting]:
-        return self._worker.survey(settings, image)
-
-    def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
-        return self._worker.cost(complete, image)
-
-    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
-        return self._worker.inspect(generation, function)
-
-    def make(self, job: Job, image: Image | None) -> Event:
-        """Do a job and return the result, or an error of the job's, which is no loss of the
-        worker."""
-        try:
-            return JobFinished(job, self._worker.make(job, image))
-        except Exception as error:
-            return JobFailed(job, describe_error(error))
-
-    def apply(self, function: Callable[[Any], Any], item: Any) -> tuple[Any]:
-        """Call a function and return its result in a tuple, so that None is a result too."""
-        return (function(item),)
-
-
-@dataclass(frozen=True)
-class _LostWorker:
-    """The result of an item whose every worker was lost."""
-
-    reason: str
-
-
 @dataclass
 class _Fleet:
     """The workers that are starting, idle, or at a job; keys are the references that Ray
@@ -104,6 +60,7 @@ class _Fleet:
     busy: dict[Any, tuple[Any, Any]] = field(
         default_factory=dict
     )  # reference -> worker, (number, item)
+    places: dict[Any, Any] = field(default_factory=dict)  # worker -> Place, of several processes
     failed_starts: int = 0
 
 
@@ -113,30 +70,34 @@ class RayEngine:
     Args:
         address: of a cluster: "auto" for the one around, or else a new one here; "local" for a new
             one here; "HOST:PORT" or "ray://HOST:PORT".
-        workers: how many; None is one per GPU of the cluster, or per CPU where there is none.
+        workers: how many; None is as many as the GPUs of the cluster are enough for, or the CPUs
+            where there is no GPU.
+        gpus_per_clip: how many GPUs (or CPUs) each worker has, to divide the passes of a step.
 
     Raises:
         ValueError: if Ray is not installed, there is no such cluster, or this machine has less than
             so many workers need.
     """
 
-    def __init__(self, address: str = "auto", workers: int | None = None):
+    def __init__(self, address: str = "auto", workers: int | None = None, gpus_per_clip: int = 1):
         self._ray = _import_ray()
         self._owns_cluster = not self._ray.is_initialized()
         if self._owns_cluster:
             self._connect(address)
         resources = self._ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        takes = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
-        self.workers = workers or max(gpus or cpus, 1)
+        self._takes = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
+        self.gpus_per_clip = gpus_per_clip
+        self.workers = workers or max((gpus or cpus) // gpus_per_clip, 1)
         self._fleet = _Fleet()
-        if address == "local" and self.workers > (gpus or cpus):  # a cluster may grow
+        if address == "local" and self.workers * gpus_per_clip > (gpus or cpus):  # no cluster grows
             self.close()
+            kind, each = "GPU" if gpus else "CPU", f"--gpus-per-clip {gpus_per_clip}"
             raise ValueError(
-                f"each worker needs a {'GPU' if gpus else 'CPU'} of its own, but got --workers"
-                f" {workers} for {gpus or cpus}. Ask for fewer."
+                f"each worker needs a {kind} of its own, but got --workers {self.workers}"
+                f"{'' if gpus_per_clip == 1 else f' and {each}'} for {gpus or cpus}. Ask for fewer."
             )
-        self._class = self._ray.remote(**takes)(_RemoteWorker)
+        self._class = self._ray.remote(**self._takes)(RemoteWorker)
         self._versions: dict[str, str] = {}
 
     def _connect(self, address: str) -> None:
@@ -228,7 +189,7 @@ class RayEngine:
         for job, what in self._distribute(
             jobs, lambda worker, job: worker.make.remote(job, read_start_image(job.image))
         ):
-            if isinstance(what, _LostWorker):
+            if isinstance(what, LostWorker):
                 yield JobFailed(
                     job, f"the worker was lost {_MAX_LOSSES} times under this job: {what.reason}"
                 )
@@ -244,7 +205,7 @@ class RayEngine:
         for _, what in self._distribute(
             numbers, lambda worker, i: worker.apply.remote(function, items[i])
         ):
-            if isinstance(what, _LostWorker):
+            if isinstance(what, LostWorker):
                 raise RuntimeError(
                     f"a worker was lost {_MAX_LOSSES} times with the same item: {what.reason}"
                 )
@@ -256,7 +217,7 @@ class RayEngine:
     ) -> Iterator[tuple[T, Any]]:
         """Call workers with items: yield (item, None) before a call, then (item, its result).
 
-        The result is a _LostWorker if every worker with the item was lost.
+        The result is a LostWorker if every worker with the item was lost.
         """
         waiting, losses = deque(enumerate(items)), Counter[int]()
         try:
@@ -266,8 +227,8 @@ class RayEngine:
                 if ended is None:
                     continue
                 number, item, result = ended
-                losses[number] += isinstance(result, _LostWorker)
-                if isinstance(result, _LostWorker) and losses[number] < _MAX_LOSSES:
+                losses[number] += isinstance(result, LostWorker)
+                if isinstance(result, LostWorker) and losses[number] < _MAX_LOSSES:
                     waiting.appendleft((number, item))
                 else:
                     yield item, result
@@ -303,11 +264,19 @@ class RayEngine:
             fleet.idle.append(worker)
             raise error.cause from None
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
-            result = _LostWorker(_error_summary(error))
+            result = LostWorker(_error_summary(error))
+            self._kill_workers([worker])
             self._recheck_idle()
         else:
-            fleet.idle.append(worker)
+            self._keep_if_whole(worker, result)
         return number, item, result
+
+    def _keep_if_whole(self, worker: Any, result: Any) -> None:
+        """Keep a worker for the next item, unless its processes may no longer fit together."""
+        if worker in self._fleet.places and isinstance(result, LostWorker | JobFailed):
+            self._kill_workers([worker])
+        else:
+            self._fleet.idle.append(worker)
 
     def _recheck_idle(self) -> None:
         """Ask idle workers whether they still exist: they can be lost with their machine."""
@@ -319,8 +288,18 @@ class RayEngine:
         """Ask for workers instead of those that were lost."""
         fleet = self._fleet
         for _ in range(wanted - len(fleet.starting) - len(fleet.idle) - len(fleet.busy)):
-            worker = self._class.remote()
+            worker = self._new_worker()
             fleet.starting[worker.ready.remote()] = worker, True
+
+    def _new_worker(self) -> Any:
+        if self.gpus_per_clip == 1:
+            return self._class.remote()
+        from skipguide.runs.ray_group import Place
+
+        place = Place.reserve(self.gpus_per_clip, self._takes)
+        worker = self._class.options(**place.options(0)).remote(place)
+        self._fleet.places[worker] = place
+        return worker
 
     def _finish_start(self, reference: Any) -> None:
         """Note that a worker is ready, or was lost before it was."""
@@ -329,6 +308,7 @@ class RayEngine:
         try:
             versions = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
+            self._kill_workers([worker])
             fleet.failed_starts += new
             if fleet.failed_starts >= _MAX_FAILED_STARTS:
                 raise ValueError(
@@ -351,14 +331,18 @@ class RayEngine:
         """End the workers, and the cluster if it was started here."""
         if not self._ray.is_initialized():
             return
-        fleet, self._fleet = self._fleet, _Fleet()
+        fleet = self._fleet
         self._kill_workers((*(worker for worker, _ in fleet.starting.values()), *fleet.idle))
+        self._fleet = _Fleet()
         if self._owns_cluster:
             self._ray.shutdown()
 
     def _kill_workers(self, workers: Iterable[Any]) -> None:
+        """End workers, whether they still exist or not, and free what they had."""
         for worker in workers:
             self._ray.kill(worker)
+            if (place := self._fleet.places.pop(worker, None)) is not None:
+                place.free()
 
 
 def _error_summary(error: Exception) -> str:

@@ -164,8 +164,12 @@ class Worker:
         job: Job,
         image: Image.Image | None,
         on_step: Callable[[run.StepProgress], None] | None = None,
+        parallel: Any = None,
     ) -> GeneratedVideo:
         """Make one video.
+
+        Args:
+            parallel: as for guide(), in process 0 of it.
 
         Raises:
             ValueError: for what the model refuses; and whatever else a generation raises.
@@ -174,7 +178,7 @@ class Worker:
         with (
             prompt_cache.record_decoder_input(pipe) if job.latents else contextlib.nullcontext({})
         ) as latents:
-            result, watched = _generate_watched(pipe, job, image, on_step)
+            result, watched = _generate_watched(pipe, job, image, on_step, parallel)
         made = {
             **record.build_record(job.generation, result, self._weights),
             "run": {"key": job.key, "setting": job.setting},
@@ -193,15 +197,16 @@ def _generate_watched(
     job: Job,
     image: Image.Image | None,
     on_step: Callable[[run.StepProgress], None] | None,
+    parallel: Any,
 ) -> tuple[record.GenerationResult, dict[str, bytes]]:
     """Make a video; return it, and by its folder what the job's watch saw of it, if it has one.
 
     The seconds of the video are those that it takes without the watch.
     """
     if job.watch is None:
-        return run.generate(pipe, job.generation, on_step, image), {}
+        return run.generate(pipe, job.generation, on_step, image, parallel), {}
     with job.watch.attach(pipe) as watcher:
-        result = run.generate(pipe, job.generation, on_step, image)
+        result = run.generate(pipe, job.generation, on_step, image, parallel)
         watched = watcher.finish()
     per_step = watched.seconds / (job.generation.steps or 1)
     result = dataclasses.replace(
