@@ -20,10 +20,10 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from ray import serve
+from ray import serve  # pyright: ignore[reportMissingImports]
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -125,8 +125,8 @@ def application(gpus: float, replicas: int, queue: int) -> serve.Application:
         replicas: how many videos are made at a time.
         queue: how many requests wait for a replica (at each proxy); the next one gets 503.
     """
-    actor = {"num_gpus": gpus, "num_cpus": 1}
-    return Videos.options(
+    actor, videos = {"num_gpus": gpus, "num_cpus": 1}, cast(Any, Videos)
+    return videos.options(
         num_replicas=replicas,
         ray_actor_options=actor,
         max_ongoing_requests=1,

@@ -43,8 +43,8 @@ def example() -> ModuleType:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Any]:
     """One replica, and room for one request that waits."""
-    import ray
-    from ray import cloudpickle, serve
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray import cloudpickle, serve  # pyright: ignore[reportMissingImports]
 
     ray.init(address="local", include_dashboard=False, logging_level="error", log_to_driver=False)
     module = example()

@@ -81,7 +81,7 @@ class _Assistant:
 
         from skipguide.generate import record
 
-        _join(dist.TCPStore(host, port, size, is_master=False), rank, size)
+        _join(dist.distributed_c10d.TCPStore(host, port, size, is_master=False), rank, size)
         return record.library_versions()
 
     def load(self, generation: GenerationSettings) -> None:
@@ -120,7 +120,9 @@ class GroupWorker(Worker):
             for rank in range(1, size)
         ]
         host = ray.util.get_node_ip_address()
-        store = dist.TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
+        store = dist.distributed_c10d.TCPStore(
+            host, 0, size, is_master=True, wait_for_workers=False
+        )
         joining = [
             process.join.remote(host, store.port, rank, size)
             for rank, process in enumerate(self._assistants, 1)
@@ -152,7 +154,9 @@ class GroupWorker(Worker):
             raise ValueError(" ".join(wrong))
         return found
 
-    def make(self, job: Job, image: Image | None, on_step: Any = None) -> GeneratedVideo:
+    def make(
+        self, job: Job, image: Image | None, on_step: Any = None, parallel: Any = None
+    ) -> GeneratedVideo:
         """Make one clip with the other processes, or alone where there is nothing to divide.
 
         Raises:
@@ -162,13 +166,13 @@ class GroupWorker(Worker):
         import torch.distributed as dist
 
         if job.generation.request.is_plain or job.watch is not None:
-            return super().make(job, image, on_step)
+            return super().make(job, image, on_step, parallel)
         loading = [process.load.remote(job.generation) for process in self._assistants]
         self.pipe(job.generation)
         _wait_for(loading)
         helping = [process.assist.remote(job, image) for process in self._assistants]
         try:
-            made = super().make(job, image, on_step, dist.group.WORLD)
+            made = super().make(job, image, on_step, parallel or dist.group.WORLD)
         except BranchError:
             _wait_for(helping)  # says whether one was lost, or what it failed of
             raise
