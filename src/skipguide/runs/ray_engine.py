@@ -346,4 +346,5 @@ class RayEngine:
 
 
 def _error_summary(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """Return the words of an error; of one in a worker those of its cause, not its traceback."""
+    return " ".join(str(getattr(error, "cause", None) or error).split())[:300]

@@ -77,11 +77,11 @@ class _Assistant:
 
     def join(self, host: str, port: int, rank: int, size: int) -> dict[str, str]:
         """Join the process group; return the versions of the libraries here."""
-        import torch.distributed as dist
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         from skipguide.generate import record
 
-        _join(dist.distributed_c10d.TCPStore(host, port, size, is_master=False), rank, size)
+        _join(TCPStore(host, port, size, is_master=False), rank, size)
         return record.library_versions()
 
     def load(self, generation: GenerationSettings) -> None:
@@ -112,7 +112,7 @@ class GroupWorker(Worker):
             ValueError: if the libraries of another process have other versions.
         """
         import ray  # type: ignore[import-not-found]
-        import torch.distributed as dist
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         size = self._place.size
         self._assistants = [
@@ -120,9 +120,7 @@ class GroupWorker(Worker):
             for rank in range(1, size)
         ]
         host = ray.util.get_node_ip_address()
-        store = dist.distributed_c10d.TCPStore(
-            host, 0, size, is_master=True, wait_for_workers=False
-        )
+        store = TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
         joining = [
             process.join.remote(host, store.port, rank, size)
             for rank, process in enumerate(self._assistants, 1)
