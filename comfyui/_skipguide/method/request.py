@@ -108,6 +108,11 @@ class GuidanceRequest:
         if self.budget is None:
             return
         validate.check_number("budget", self.budget, 1.0, note="c alone is 1 a step, CFG is 2")
+        if self.budget == 1:
+            raise ValueError(
+                "budget must be above 1, for c is computed at every step, but got 1. CFG alone is"
+                " 2; write budget=2.0."
+            )
         own = [term for term in self.terms if isinstance(term, STG) and term.reuse.is_on]
         if own or isinstance(self.cfg, cfg_rules.CFGReuse):
             raise ValueError(

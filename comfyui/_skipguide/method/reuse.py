@@ -56,9 +56,7 @@ class Reuse:
         """Raise a ValueError for anything outside these ranges."""
         share = isinstance(self.every, float) and 0 < self.every < 1
         if not share and self.every != "auto":
-            validate.check_integer(
-                "every", self.every, 1, '1 is every guided step, 0.5 half of them; or write "auto".'
-            )
+            self._check_number()
         validate.check_number("tolerance", self.tolerance, 0.0, note="0.05 is usual")
         if self.tolerance == 0:
             raise ValueError(
@@ -68,6 +66,13 @@ class Reuse:
             raise ValueError(
                 "extrapolate must be 0 (keep the last difference), 1 (a line) or 2 (a parabola),"
                 f" but got {self.extrapolate!r}. Leave it out."
+            )
+
+    def _check_number(self) -> None:
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(
+                'every must be a whole number from 1, a share above 0 and below 1, or "auto", but'
+                f" got {self.every!r}. 1 is every guided step, 0.5 half of them."
             )
 
     @property
@@ -221,8 +226,10 @@ class DifferenceHistory:
         pairs = zip(self.extrapolate(step), differences, strict=True)
         ratio = torch.stack([_relative_error(found, own) for found, own in pairs]).max()
         product = math.prod(abs(x - node) for node, _ in self._kept)
+        if product < 1e-9:  # the same noise level once more, as with Heun's scheduler
+            return
         self._points = len(self._kept)
-        self._error = float(ratio) / max(product, 1e-12)  # the one wait for the device
+        self._error = float(ratio) / product  # the one wait for the device
 
     def _estimated_error(self, step: int) -> float:
         """Return the error of reuse at a step, times how much the step counts in the run."""
