@@ -239,9 +239,9 @@ def test_budget_of_the_rest_of_a_run() -> None:
 
 def test_sound_alone_counts_as_much_as_a_video() -> None:
     counts = []
-    for scales in ({"scale": 1.0}, {"scale": 0.0, "audio_scale": 1.0}):
+    for term in (STG([1], 1.0), STG([1], 0.0, audio_scale=1.0)):
         given = tiny.tiny("LTX2Pipeline")
-        with guide(given.pipe, STG([1], **scales), budget=1.7) as handle:
+        with guide(given.pipe, term, budget=1.7) as handle:
             oracle.run(given, **EIGHT)
         counts.append(sum(handle.passes.weak_runs.values()))
     assert counts[0] == counts[1] > 1
