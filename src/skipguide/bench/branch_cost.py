@@ -29,7 +29,7 @@ SIZE = {"height": 64, "width": 64, "num_frames": 19}  # that of the small models
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """What a step of a run costs.
+    """The cost of one step of a run: its time, its longest chain of blocks and its traffic.
 
     Args:
         seconds: the mean over the steps but the first.

@@ -25,6 +25,7 @@ from typing import Any
 from skipguide.method import cfg_rules, parsing, validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.method.restart import Restart
+from skipguide.method.reuse import Reuse
 from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
 
 Term = STG | SLG
@@ -112,8 +113,7 @@ class GuidanceRequest:
                 "budget must be above 1, for c is computed at every step, but got 1. CFG alone is"
                 " 2; write budget=2.0."
             )
-        own = [term for term in self.terms if isinstance(term, STG) and term.reuse.is_on]
-        if own or isinstance(self.cfg, cfg_rules.CFGReuse):
+        if isinstance(self.cfg, cfg_rules.CFGReuse) or any(reuse.is_on for reuse in self.reuses):
             raise ValueError(
                 "a budget chooses at which steps u and the weak passes are computed, but every= or"
                 " CFGReuse says so too. Leave one of them out."
@@ -140,11 +140,15 @@ class GuidanceRequest:
         return self.cfg is not None and not isinstance(self.cfg, plain)
 
     @property
+    def reuses(self) -> list[Reuse]:
+        """When each difference is computed: c - p of each STG term, then c - u of a CFGReuse."""
+        found = [term.reuse for term in self.terms if isinstance(term, STG)]
+        return [*found, self.cfg.reuse] if isinstance(self.cfg, cfg_rules.CFGReuse) else found
+
+    @property
     def decides_in_run(self) -> bool:
         """True if predictions or costs of a run decide at which steps something is computed."""
-        reuses = [term.reuse for term in self.terms if isinstance(term, STG)]
-        reuses += [self.cfg.reuse] if isinstance(self.cfg, cfg_rules.CFGReuse) else []
-        return self.budget is not None or any(reuse.every == "auto" for reuse in reuses)
+        return self.budget is not None or any(reuse.every == "auto" for reuse in self.reuses)
 
     @property
     def is_plain(self) -> bool:

@@ -21,7 +21,7 @@ _PLANNED = Reuse(extrapolate=2)
 
 
 class RunDifferences:
-    """What one run keeps of its differences, and at which steps it computes them.
+    """Keep the differences of one run, and decide at which steps they are computed.
 
     Args:
         request: what was asked for.
@@ -39,17 +39,12 @@ class RunDifferences:
 
     @property
     def feature(self) -> str:
-        """What needs the noise levels of the run, for errors; "" if nothing does."""
-        request = self.request
-        if request.budget is not None:
+        """The part of the request that needs the noise levels of the run, for errors; "" if none
+        does."""
+        if self.request.budget is not None:
             return "a budget"
-        rules = [request.cfg.reuse] if isinstance(request.cfg, CFGReuse) else []
-        reuses = [term.reuse for term in request.terms if isinstance(term, STG)] + rules
-        return (
-            "every= with a share or extrapolation"
-            if any(reuse.needs_noise_levels for reuse in reuses)
-            else ""
-        )
+        needed = any(reuse.needs_noise_levels for reuse in self.request.reuses)
+        return "every= with a share or extrapolation" if needed else ""
 
     def begin_run(self) -> None:
         """Read the noise levels of the run that begins, if they are needed: one transfer."""
@@ -68,16 +63,13 @@ class RunDifferences:
         """Return the differences of a term on one denoiser; None if it runs at every step."""
         term = self.request.terms[index]
         assert isinstance(term, STG)
-        planned = self._planned(f"term {index}")
+        planned, key = self._planned(f"term {index}"), (denoiser, index)
         if planned is None and not term.reuse.is_on:
             return None
-        return self._history(
-            (denoiser, index),
-            term.reuse,
-            lambda: self._guided_steps(index),
-            planned,
-            budget.WEAK_LENGTH,
-        )
+        if key not in self._histories:
+            steps = self._guided_steps(index)
+            self._histories[key] = self._begin(term.reuse, steps, budget.WEAK_LENGTH, planned)
+        return self._histories[key]
 
     def of_uncond(self, denoiser: Any, uncond_terms: tuple[int, ...]) -> DifferenceHistory | None:
         """Return the differences c - u; None if u is computed at every step.
@@ -87,33 +79,33 @@ class RunDifferences:
             uncond_terms: the SLG terms that weaken u, of which each set has another c - u.
         """
         rule, planned = self.request.cfg, self._planned("u")
+        key = (denoiser, "u", uncond_terms)
         if planned is None and not isinstance(rule, CFGReuse):
             return None
-        reuse, steps, stop = _PLANNED, list(self._steps()), None
-        if isinstance(rule, CFGReuse):
-            reuse = rule.reuse
-            if rule.gate < 1:
-                steps = [i for i in steps if self._fraction(i) < rule.gate]
-                stop = steps[-1] + 1
-        key = (denoiser, "u", uncond_terms)
-        return self._history(key, reuse, lambda: steps, planned, budget.UNCOND_LENGTH, stop)
+        if key not in self._histories:
+            reuse, gate = _PLANNED, 1.0
+            if isinstance(rule, CFGReuse):
+                reuse, gate = rule.reuse, rule.gate
+            steps = [i for i in self._steps() if self._fraction(i) < gate]
+            stop = steps[-1] + 1 if gate < 1 else None
+            made = self._begin(reuse, steps, budget.UNCOND_LENGTH, planned, stop)
+            self._histories[key] = made
+        return self._histories[key]
 
-    def _history(
+    def _begin(
         self,
-        key: Any,
         reuse: Reuse,
-        steps: Callable[[], list[int]],
-        planned: Collection[int] | None,
+        steps: Sequence[int],
         length: budget.Curve,
+        planned: Collection[int] | None,
         stop: int | None = None,
     ) -> DifferenceHistory:
-        if key not in self._histories:
-            listed = steps()
-            if planned is None and isinstance(reuse.every, float) and self._path is not None:
-                planned = self._place(listed, reuse.every, length)
-            used = _PLANNED if self.plan is not None else reuse
-            self._histories[key] = DifferenceHistory(used, self._path, listed, planned, stop)
-        return self._histories[key]
+        """Return a history without a difference yet; a budget's plan comes before `reuse`."""
+        if planned is not None:
+            reuse = _PLANNED
+        elif isinstance(reuse.every, float):
+            planned = self._place(steps, reuse.every, length)
+        return DifferenceHistory(reuse, self._path, steps, planned, stop)
 
     def _place(self, steps: Sequence[int], share: float, length: budget.Curve) -> frozenset[int]:
         assert self._path is not None
