@@ -129,7 +129,7 @@ class BranchGuide(Guide):
                 f" each process what is left out, but this {self.family.model} has one. Switch it"
                 " off with .disable_cache(), or guide in one process."
             )
-        if not self._takes_part(step) or step.calls_done > self._has_uncond_call(step):
+        if not self._takes_part(step) or step.calls_done > step.has_uncond_call:
             return super()._prepare_call(guided, step, args, kwargs)
         inputs = guided.bind_inputs(args, kwargs)
         if step.calls_done == 1:
@@ -148,11 +148,7 @@ class BranchGuide(Guide):
         return (), rows
 
     def _takes_part(self, step: GuidedStep) -> bool:
-        return step.is_guided or self._has_uncond_call(step)
-
-    def _has_uncond_call(self, step: GuidedStep) -> bool:
-        """Return whether the pipeline calls for u after it has called for c."""
-        return step.has_cfg and self._loop.calls.cfg_mode != "batched"
+        return step.is_guided or step.has_uncond_call
 
     def _make_plan(
         self, guided: GuidedDenoiser, step: GuidedStep, inputs: ReadOnlyInputs
@@ -166,7 +162,7 @@ class BranchGuide(Guide):
                 works.append(branch_plan.weak_work(guided, active.index))
                 self._reused_shapes[key] = shape
         has_uncond = step.has_cfg and not step.leaves_out_uncond
-        late = self._has_uncond_call(step)
+        late = step.has_uncond_call
         self._warn_if_idle(step, len(step.active_terms) + 1 + has_uncond)
         return branch_plan.plan_passes(works, self.group.size, has_uncond, late)
 
@@ -350,7 +346,7 @@ class BranchGuide(Guide):
             self._arrived[what] = self._run_pass(guided, step, what, kwargs)
         self._end_states(guided)
         self._collect_weak(own)
-        if not self._has_uncond_call(step):
+        if not step.has_uncond_call:
             self._exchange(own)
         elif self.group.rank != 0:
             empty = tuple(torch.zeros_like(x) for x in own)
@@ -393,7 +389,7 @@ class BranchGuide(Guide):
         kwargs: ReadOnlyInputs,
         output: Any,
     ) -> Any:
-        if not self._has_uncond_call(step) or step.calls_done != 2:
+        if not step.has_uncond_call or step.calls_done != 2:
             return super()._after_later_call(guided, step, args, kwargs, output)
         own = self._extract_predictions(output)
         if self._plan.uncond == self.group.rank:

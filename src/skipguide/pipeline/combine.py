@@ -68,7 +68,7 @@ def after_later_call(
 
     The latter is shifted by as much as c was. Where D is zero or c + push alone, the pipeline has
     no difference to go by, and gets the same once more."""
-    is_uncond = step.calls_done == 2 and step.has_cfg and not step.is_batched
+    is_uncond = step.calls_done == 2 and step.has_uncond_call
     if step.combination in (Combination.GUIDER, Combination.UNGUIDED):
         return found
     if step.combination is Combination.ZERO or (

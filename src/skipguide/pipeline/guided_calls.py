@@ -105,7 +105,7 @@ class GuidedCalls:
             active = [active.index for active in step.active_terms]
             patches = guided.recording_patches(active, in_batch=step.keeps_batch)
             self._undo = patching.apply_patches(patches)
-        if step.calls_done == 1 and step.has_cfg and not step.is_batched:  # the call of u
+        if step.calls_done == 1 and step.has_uncond_call:
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
         if self._separates_contexts(guided):
             name = self._context_name(guided, step)
@@ -123,7 +123,7 @@ class GuidedCalls:
         """Return the context of a call of the pipeline's; "" for guidance of its own."""
         if step.calls_done == 0:
             return COND
-        if step.calls_done > 1 or not step.has_cfg or step.is_batched:
+        if step.calls_done > 1 or not step.has_uncond_call:
             return ""
         is_unread = step.leaves_out_uncond or step.us is not None
         return UNREAD if is_unread else guided.uncond_context(step.uncond_terms)
@@ -152,8 +152,8 @@ class GuidedCalls:
                 known.begin_run(joins=index > 0)
         self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame), guided)
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
-        self._loop.add_calls(step, frame, always_split=split)
-        step.choose_batch(self.request.exact or split)
+        self._loop.add_calls(step, frame)
+        step.choose_batch(self.request.exact, always_split=split)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
@@ -280,7 +280,7 @@ class GuidedCalls:
     ) -> Any:
         """Return what the pipeline gets from the call of u, or for guidance of its own."""
         found = self._extract_predictions(output)
-        if step.calls_done == 2 and step.has_cfg and not step.is_batched:  # that of u
+        if step.calls_done == 2 and step.has_uncond_call:
             found = step.us or found
             self._run.keep_uncond(guided, step, found)
         returned = combine.after_later_call(self._run, self._loop, step, found)

@@ -150,13 +150,12 @@ class PipelineLoop:
         """Return whether the step under way has CFG."""
         return is_cfg_on(self.pipe, self.calls, frame)
 
-    def add_calls(self, step: GuidedStep, frame: FrameType, always_split: bool = False) -> None:
+    def add_calls(self, step: GuidedStep, frame: FrameType) -> None:
         """Settle how the pipeline calls its denoiser at a step, and what it gets back.
 
         Args:
             step: the step, which is completed here.
             frame: that of the pipeline's call.
-            always_split: a batch runs in halves at a step without guidance too.
 
         Raises:
             ValueError: for a formula of the pipeline's own that guidance cannot pass through.
@@ -183,7 +182,7 @@ class PipelineLoop:
         if step.is_guided:
             self._check_formula(step, frame)
         batched = self.calls.cfg_mode == "batched"
-        step.is_batched = batched and step.has_cfg and (step.is_guided or always_split)
+        step.is_batched = batched and step.has_cfg
         step.num_calls = (1 if batched or not step.has_cfg else 2) + len(own)
         # nobody computes a u that is not needed, but for the resnets of a UNet called a second time
         unneeded = (step.leaves_out_uncond or step.reuses_uncond) and (

@@ -112,19 +112,29 @@ class GuidedStep:
         else:
             self.combination = Combination.REPLACE if replaces else Combination.SHIFT
 
-    def choose_batch(self, exact: bool) -> None:
+    def choose_batch(self, exact: bool, always_split: bool) -> None:
         """Settle whether a batch [uncond, cond] runs in halves.
 
-        It does for results that are bit-equal to those of passes of their own, and where u is
-        weakened alone or not needed."""
-        self.split_batch = self.is_batched and (
-            exact or bool(self.uncond_terms) or self.leaves_out_uncond or self.reuses_uncond
-        )
+        It does at a guided step for results that are bit-equal to those of passes of their own, and
+        where u is weakened alone or not needed.
+
+        Args:
+            exact: of the request.
+            always_split: it does at every step, for a cache has a state for each half.
+        """
+        alone = bool(self.uncond_terms) or self.leaves_out_uncond or self.reuses_uncond
+        needed = always_split or (self.is_guided and (exact or alone))
+        self.split_batch = self.is_batched and needed
 
     @property
     def keeps_batch(self) -> bool:
-        """True if c and u come from one call on both of them that runs as the pipeline made it."""
-        return self.is_batched and not self.split_batch
+        """True if c and u of a guided step come from one call that runs as the pipeline made it."""
+        return self.is_batched and self.is_guided and not self.split_batch
+
+    @property
+    def has_uncond_call(self) -> bool:
+        """True if the pipeline calls for u after it has called for c."""
+        return self.has_cfg and not self.is_batched
 
     def compute_push(
         self, weaks: Sequence[Sequence[Tensor]], orthogonalize: bool, channels: int | None = None
