@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -110,13 +110,9 @@ def bench(
     results = []
     with ignore_cpu_autocast_warning():
         for name in names:
-            for kind, value in step_cost.run(name, **options):
-                if kind == "progress":
-                    typer.echo(f"  {value}", err=True)
-                else:
-                    results.append(value)
-                    if every:  # one by one, for it takes a while
-                        typer.echo(_family_row(value), err=True)
+            results.append(_wait_for_result(step_cost.run(name, **options)))
+            if every:  # one by one, for it takes a while
+                typer.echo(_family_row(results[-1]), err=True)
     if every:
         console.print_result(_families_table(results), {"results": results}, as_json)
     else:
@@ -133,11 +129,7 @@ def _measure_scan(family: str, every: bool, options: PlainData, as_json: bool) -
     results = []
     with ignore_cpu_autocast_warning():
         for name in [row.name for row in rows.FAMILIES] if every else [family]:
-            for kind, value in scan_cost.run(name, **options):
-                if kind == "progress":
-                    typer.echo(f"  {value}", err=True)
-                else:
-                    results.append(value)
+            results.append(_wait_for_result(scan_cost.run(name, **options)))
     payload = {"results": results} if every else results[0]
     console.print_result("\n".join(map(_scan_text, results)), payload, as_json)
 
@@ -165,21 +157,24 @@ def _measure_gpu(small: bool, out: Path, as_json: bool) -> None:
     from skipguide.bench import gpu, gpu_page
     from skipguide.bench.gpu_cases import GpuOptions
 
-    for kind, value in gpu.run(GpuOptions("cpu" if small else "cuda", small), out):
-        if kind == "progress":
-            typer.echo(f"  {value}", err=True)
-        else:
-            console.print_result(gpu_page.format_results(value), value, as_json)
+    found = _wait_for_result(gpu.run(GpuOptions("cpu" if small else "cuda", small), out))
+    console.print_result(gpu_page.format_results(found), found, as_json)
 
 
 def _measure_caches(repeats: int, as_json: bool) -> None:
     from skipguide.bench import cache_cost
 
-    for kind, value in cache_cost.run(repeats):
+    found = _wait_for_result(cache_cost.run(repeats))
+    console.print_result(cache_cost.format_table(found), found, as_json)
+
+
+def _wait_for_result(events: Iterator[tuple[str, Any]]) -> Any:
+    """Print the progress of a benchmark, and return its result, which comes last."""
+    result = None
+    for kind, result in events:
         if kind == "progress":
-            typer.echo(f"  {value}", err=True)
-        else:
-            console.print_result(cache_cost.format_table(value), value, as_json)
+            typer.echo(f"  {result}", err=True)
+    return result
 
 
 def _measure_startup(arguments: str, as_json: bool) -> None:

@@ -46,6 +46,9 @@ Steps = Annotated[
     typer.Option(min=2, help="Sampling steps, to try things out.", show_default="the model's"),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the models: bfloat16, float32.")]
+TextOnly = Annotated[
+    bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
+]
 RUNS = Path("runs/paper")
 
 
@@ -216,9 +219,7 @@ def why(
             metavar="PATH",
         ),
     ] = Path("docs"),
-    text_only: Annotated[
-        bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
-    ] = False,
+    text_only: TextOnly = False,
 ) -> None:
     """Show why guidance by a weak model works.
 
@@ -271,9 +272,7 @@ def open_prompts(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is missing, and stop.")
     ] = False,
-    text_only: Annotated[
-        bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
-    ] = False,
+    text_only: TextOnly = False,
 ) -> None:  # fmt: skip
     """Show what guidance gains on prompts that leave things open.
 
@@ -341,9 +340,7 @@ def reuse(
             parser=parse_folder, metavar="PATH",
         ),
     ] = Path("docs"),
-    text_only: Annotated[
-        bool, typer.Option("--text-only", help="Fill the page again from the numbers of --docs.")
-    ] = False,
+    text_only: TextOnly = False,
 ) -> None:  # fmt: skip
     """Measure what guidance loses with fewer forward passes.
 
