@@ -50,6 +50,7 @@ ROWS = (
     Row("STG, every 2", dict(every=2)),
     Row("STG, every 4", dict(every=4)),
     Row("STG, every 0.5", dict(every=0.5)),
+    Row("STG, every 0.5, the last difference kept", dict(every=0.5, extrapolate=0)),
     Row("STG, every 0.25", dict(every=0.25)),
     Row("STG, every auto", dict(every="auto")),
     Row("STG, CFG of 0.75 of the steps", options=dict(cfg=CFGReuse(0.75))),
