@@ -76,7 +76,7 @@ class ByteLimit:
 
     def take(self, proxy: nn.Module, kept: Any) -> bool:
         """Return whether a proxy may keep these tensors."""
-        count = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(kept))
+        count = sum(tensor.numel() * tensor.element_size() for tensor in iter_tensors(kept))
         if id(proxy) not in self._exempt and count > self._left:
             self._left = -1
             return False
@@ -84,12 +84,13 @@ class ByteLimit:
         return True
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def iter_tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples and lists."""
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from iter_tensors(item)
 
 
 class KeptRows:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-Tensor = torch.Tensor
+from skipguide.weak import patching
 
 
 def measure_peak(way: Callable[[], object], device: torch.device) -> int:
@@ -34,14 +34,7 @@ def measure_peak(way: Callable[[], object], device: torch.device) -> int:
 def count_bytes(value: Any) -> int:
     """Count the bytes of the tensors in nested lists and tuples, each storage once."""
     tensors = {
-        tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _iter_tensors(value)
+        tensor.data_ptr(): tensor.numel() * tensor.element_size()
+        for tensor in patching.iter_tensors(value)
     }
     return sum(tensors.values())
-
-
-def _iter_tensors(value: Any) -> Iterator[Tensor]:
-    if torch.is_tensor(value):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _iter_tensors(item)

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from skipguide.weak import patching
+
 Tensor = torch.Tensor
 _HEADER_BYTES = 4096
 _FAILURE = "failure"  # the key under which the words of the process that failed first are
@@ -141,7 +143,7 @@ class BranchGroup:
             )
         header = torch.frombuffer(bytearray(words.ljust(_HEADER_BYTES)), dtype=torch.uint8)
         self._begin_to_send(header, to)
-        self.send(list(_tensors(value)), to)
+        self.send(list(patching.iter_tensors(value)), to)
 
     def receive_value(self, source: int, device: torch.device) -> tuple[int, Any]:
         """Return the next number and value that the other process sends."""
@@ -276,14 +278,6 @@ def _empty_bytes(like: Tensor) -> Tensor:
 def _from_bytes(flat: Tensor, like: Tensor) -> Tensor:
     x = flat.view(like.dtype).reshape(like.shape)
     return x if like.is_contiguous() else torch.empty_like(like).copy_(x)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if torch.is_tensor(value):
-        yield value
-    elif value is not None:
-        for item in value:
-            yield from _tensors(item)
 
 
 def _describe(value: Any) -> Any:
