@@ -23,6 +23,17 @@ from skipguide.weak.prefix_cache import PrefixCache
 from skipguide.weak.step_context import StepContext
 
 
+def stack_cost(blocks: int, first: int, skipped: int) -> float:
+    """Return what a weak pass through a stack computes, as a fraction of a forward pass.
+
+    Args:
+        blocks: of the whole stack.
+        first: the block at which it starts.
+        skipped: how many whole blocks it skips; an attention skip counts as a whole block.
+    """
+    return (blocks - first - skipped) / blocks
+
+
 @dataclasses.dataclass(frozen=True)
 class WeakOptions:
     """The options of a weak pass beside its layers and its kind of skip.
@@ -153,7 +164,7 @@ class WeakPass:
         total, first = len(self.sites), self.first_skipped if shared else 0
         if self.family.unet is None:
             skipped = len(self.skipped) if self.skip == "residual" else 0
-            return (total - first - skipped) / total
+            return stack_cost(total, first, skipped)
         if shared not in self._measured_costs:
             try:
                 cost = self._measure_cost(shared)

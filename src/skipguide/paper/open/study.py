@@ -15,6 +15,7 @@ from skipguide.paper.analysis import REAL
 from skipguide.paper.open import prompts
 from skipguide.paper.open.clips import STEPS
 from skipguide.paper.rows import Row
+from skipguide.weak.weak_pass import stack_cost
 
 MODEL = "lab-mochi-2"
 NUM_LAYERS = mochi.OPEN.transformer["num_layers"]
@@ -60,7 +61,7 @@ class Choice:
     def passes(self) -> float:
         """Forward passes a step of CFG with `beside`: its weak pass starts behind its layer."""
         (layer,) = explicit_layers(self.beside)
-        return 2 + (NUM_LAYERS - int(layer) - (self.beside.skip == "residual")) / NUM_LAYERS
+        return 2 + stack_cost(NUM_LAYERS, int(layer), self.beside.skip == "residual")
 
 
 _MOCHI = Choice(4.0, STG((5,), 1.0), STG((5,), 1.0))

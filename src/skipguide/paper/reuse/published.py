@@ -10,6 +10,7 @@ from skipguide.families.presets import Preset
 from skipguide.method.reuse import NoisePath
 from skipguide.pipeline import budget
 from skipguide.pipeline.budget import BudgetPlan, Demand
+from skipguide.weak.weak_pass import stack_cost
 
 BUDGET = 2.0
 STEPS = 50  # where a model's own number is not known
@@ -54,8 +55,7 @@ def published_layers() -> Iterator[PublishedLayer]:
 def _published_layer(row: Preset, stacks: dict[str, int]) -> PublishedLayer:
     sizes = [row.depth or next(iter(stacks.values())), *list(stacks.values())[1:]]
     position = _position(row.layers[0], dict(zip(stacks, sizes, strict=True)))
-    total = sum(sizes)
-    cost = (total - position - (row.skip == "residual")) / total
+    cost = stack_cost(sum(sizes), position, row.skip == "residual")
     g = row.defaults.get("guidance_scale")
     steps = row.defaults.get("num_inference_steps") or STEPS
     plan = _plan(cost, g, row.scale, steps)
