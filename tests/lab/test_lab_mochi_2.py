@@ -17,6 +17,7 @@ from skipguide import STG
 from skipguide.files import packaged
 from skipguide.lab import (
     autoencoder,
+    few_steps,
     mochi,
     model_card,
     open_captions,
@@ -51,8 +52,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 patch.setitem(config, name, value)
         patch.setattr(mochi, "BATCH_SIZE", 4)
         patch.setattr(open_judge, "BATCH_SIZE", 4)
+        patch.setattr(few_steps, "BATCH_SIZE", 4)
         seen = [name for name, _ in train.train("mochi-2", folder, torch.device("cpu"))]
-    assert seen == ["autoencoder"] * 2 + ["judge"] * 2 + ["latents"] + ["transformer"] * 2
+    stages = ["autoencoder"] * 2 + ["judge"] * 2 + ["latents"] + ["transformer"] * 2
+    assert seen == [*stages, *["few steps"] * 2]
     return folder
 
 
@@ -90,6 +93,34 @@ def test_latents_have_deviation_1_without_a_scale_in_the_config(trained: Path) -
         torch.testing.assert_close(vae.decode(again).sample, before, atol=1e-3, rtol=1e-3)
     encode = latents_of.make_encoder(vae, torch.device("cpu"), torch.float32)
     torch.testing.assert_close(encode(clips).float(), again, atol=5e-3, rtol=5e-3)
+
+
+def test_the_few_steps_model_differs_only_in_the_transformer_and_the_scheduler(
+    trained: Path,
+) -> None:
+    pipe, few = (
+        MochiPipeline.from_pretrained(trained / name) for name in ("pipeline", "few-steps")
+    )
+    for part in ("text_encoder", "vae"):
+        ours, theirs = (getattr(each, part).state_dict() for each in (few, pipe))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs), part
+    ours, theirs = (each.transformer.state_dict() for each in (few, pipe))
+    changed = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
+    assert "proj_out.weight" in changed  # two small steps, written in float16, show in few others
+    assert "pos_frequencies" not in changed
+    times: list[float] = []
+
+    def keep(*given: Any) -> Any:
+        times.append(given[2].item() / 1000)
+        return given[3]
+
+    few.set_progress_bar_config(disable=True)
+    few("a red circle", num_inference_steps=few_steps.STEPS, guidance_scale=1.0, num_frames=7,
+        height=32, width=32, output_type="latent", callback_on_step_end=keep)  # fmt: skip
+    bounds = few_steps.phase_bounds()
+    torch.testing.assert_close(torch.tensor([*times, 1.0]), bounds, atol=1e-6, rtol=0)
+    expected = torch.tensor([0.0, 0.153, 0.268, 0.844, 1.0])
+    torch.testing.assert_close(bounds, expected, atol=1e-3, rtol=0)
 
 
 def test_scores_have_rows_of_each_kind_of_prompt(scored: dict[str, Any]) -> None:

@@ -232,10 +232,11 @@ def _load_autoencoder(folder: Path) -> AutoencoderKLMochi:
     return vae
 
 
-def _sample_batch(
-    step: int, latents: Tensor, scenes: Any, recipe: Recipe
+def sample_batch(
+    step: int, latents: Tensor, scenes: Any, recipe: Recipe, size: int
 ) -> tuple[Tensor, list[str]]:
-    rows = torch.randint(len(latents), (BATCH_SIZE,), generator=torch.Generator().manual_seed(step))
+    """Return the latents and captions of a training step; some of the captions are empty."""
+    rows = torch.randint(len(latents), (size,), generator=torch.Generator().manual_seed(step))
     rng = random.Random(step)
     words = recipe.world.caption(scenes[rows], step, None)
     return latents[rows].float(), [
@@ -279,7 +280,7 @@ def _make_loss(setup: text_to_video.TrainingSetup, recipe: Recipe) -> Callable[[
 
     def error_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        x, words = _sample_batch(step, latents, scenes, recipe)
+        x, words = sample_batch(step, latents, scenes, recipe, BATCH_SIZE)
         noise = torch.randn(x.shape, generator=generator)
         t = _sample_times(len(x), generator)
         x_t = torch.lerp(noise, x, t.view(-1, 1, 1, 1, 1)).to(device)

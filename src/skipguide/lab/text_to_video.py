@@ -79,6 +79,8 @@ def train(
     build: Callable[[Path], DiffusionPipeline],
     make_loss: Callable[[TrainingSetup], Callable[[int], Tensor]],
     processor: object,
+    source: str = "vae",
+    result: str = "pipeline",
 ) -> Iterator[training_loop.Progress]:
     """Train transformer and text encoder from nothing, or from the checkpoint in `folder`.
 
@@ -86,19 +88,23 @@ def train(
     pipeline in diffusers layout, in float16.
 
     Args:
-        build: builds the untrained pipeline around the autoencoder in a folder.
+        build: builds the pipeline to be trained from the folder `source`: an untrained one around
+            the autoencoder there, or one to go on from.
         make_loss: returns the function from step number to the error to minimise.
         processor: replaces all attention processors during the training.
+        source: the folder in `folder` that `build` reads.
+        result: the folder in `folder` that is written. The checkpoint of a training from nothing is
+            `transformer.ckpt`, that of another has the name of its result.
     """
     from safetensors.torch import load_file
 
-    training_loop.require_files(folder, "vae/config.json", "latents.safetensors")
-    pipe = build(folder / "vae")
+    needed = "config.json" if source == "vae" else "model_index.json"
+    training_loop.require_files(folder, f"{source}/{needed}", "latents.safetensors")
+    pipe = build(folder / source)
     data = load_file(folder / "latents.safetensors")
     pair = text.TrainingPair(pipe.transformer, pipe.text_encoder).to(device)
     usual = _replace_processors(pair.transformer, processor)
-    if training_loop.can_compile(device):  # fusing the many small operations doubles the speed
-        _compile_blocks(pair.transformer)
+    compile_blocks(pair.transformer, device)
     setup = TrainingSetup(pipe, pair, data, device, training_loop.faster_dtype(device))
     error_at = make_loss(setup)
 
@@ -106,10 +112,11 @@ def train(
         error = error_at(step)
         return error, {"loss": error.item()}
 
-    yield from training_loop.fit(pair, loss, schedule, folder / "transformer.ckpt")
+    name = "transformer" if result == "pipeline" else result
+    yield from training_loop.fit(pair, loss, schedule, folder / f"{name}.ckpt")
     for module, its_own in usual:
         module.processor = its_own
-    training_loop.save_pipeline(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
+    training_loop.save_pipeline(pipe, folder / result, pipe.transformer, pipe.vae)
 
 
 def _replace_processors(transformer: nn.Module, processor: object) -> list[tuple[Any, object]]:
@@ -123,7 +130,10 @@ def _replace_processors(transformer: nn.Module, processor: object) -> list[tuple
     return usual
 
 
-def _compile_blocks(transformer: nn.Module) -> None:
+def compile_blocks(transformer: nn.Module, device: torch.device) -> None:
+    """Compile each block where that can be: fusing many small operations doubles the speed."""
+    if not training_loop.can_compile(device):
+        return
     for name, blocks in transformer.named_children():
         if name.endswith("_blocks"):
             for block in blocks.children():

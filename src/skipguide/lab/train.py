@@ -11,7 +11,16 @@ from pathlib import Path
 
 import torch
 
-from skipguide.lab import autoencoder, judge, mochi, open_judge, opensora, svd, training_loop
+from skipguide.lab import (
+    autoencoder,
+    few_steps,
+    judge,
+    mochi,
+    open_judge,
+    opensora,
+    svd,
+    training_loop,
+)
 
 LOG_EVERY = 50  # steps
 
@@ -43,6 +52,7 @@ STAGES = {
             "latents.safetensors",
         ),
         Stage("transformer", functools.partial(mochi.train, recipe=mochi.OPEN), "pipeline"),
+        Stage("few steps", few_steps.train, "few-steps"),
     ),
     "svd": (
         Stage("autoencoder", functools.partial(autoencoder.train, kind=autoencoder.SVD), "vae"),
