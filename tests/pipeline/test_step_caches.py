@@ -164,7 +164,7 @@ class Reused(Copies):
         return c, self.difference
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 def test_layers_drawn_at_each_step_are_other_models(cache: str) -> None:
     """Each is computed, from the shared prefix where there is one: as by a pass without a cache."""
     small = build("MochiPipeline")
@@ -194,7 +194,7 @@ def contexts(small: Tiny) -> set[str]:
 # --- what is left of it ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 @pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline"])
 def test_afterwards_the_pipeline_with_its_cache_is_what_it_was(name: str, cache: str) -> None:
     """Also after a run that raised, whose states nobody else throws away."""
@@ -247,7 +247,7 @@ def test_joining_a_run_that_is_under_way_keeps_the_states_of_its_last_step(cache
 # --- in company -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "sea", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "sea", "taylor seer", "pyramid"])
 def test_restarts_forget_what_belongs_to_another_noise_level(cache: str) -> None:
     """As a run in which the cache is told of the jump: its states are thrown away by hand."""
     small = build("WanPipeline")
@@ -317,7 +317,7 @@ def test_interval_leaves_u_out_and_begins_it_anew(cache: str) -> None:
     assert_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 def test_a_weak_model_has_a_cache_of_its_own_or_none(cache: str) -> None:
     small = build("WanPipeline")
     torch.manual_seed(1)
@@ -389,7 +389,7 @@ def test_two_transformers_have_states_of_their_own() -> None:
         assert handle.passes_per_step < uncached.passes_per_step
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 def test_pipelines_that_set_no_context_get_one(cache: str) -> None:
     """Without guidance FirstBlockCache raises there, and the others mix c and u."""
     small, wan = build("WanVideoToVideoPipeline"), "WanVideoToVideoPipeline"

@@ -91,8 +91,8 @@ def guide(
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad
             number, nothing to do, a scheduler on which a restart is not known to be right, a
             model with a cache that they would spoil (diffusers' FirstBlockCache, MagCache,
-            SeaCache, TaylorSeer and TextKVCache are none; FasterCache, PAB and those of others
-            are), or more processes than passes.
+            SeaCache, TaylorSeer, Pyramid Attention Broadcast and TextKVCache are none;
+            FasterCache and those of others are), or more processes than passes.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
@@ -193,7 +193,10 @@ class Guide(GuidedCalls):
         self._run.forget_history()
         running = call_frame.find_call_frame(self.pipe) is not None
         for guided in self._guided_denoisers.values():
-            guided.forget_caches([COND, UNCOND] if running else [])
+            if running:  # which goes on with these
+                guided.forget_caches([COND, UNCOND])
+            else:
+                guided.release_caches()
         for denoiser in self._guided_denoisers:
             _GUIDED_DENOISERS.discard(denoiser)
 
