@@ -219,6 +219,27 @@ def test_afterwards_the_pipeline_with_its_cache_is_what_it_was(name: str, cache:
         switch_off(small)
 
 
+def test_attentions_have_their_own_states_again() -> None:
+    """Of Pyramid Attention Broadcast, which has one each; at the end of a run all are let go."""
+    small = build("MochiPipeline")
+    switch_on(small, "pyramid")
+    name = "pyramid_attention_broadcast"
+    hooks = [
+        module._diffusers_hook.get_hook(name)
+        for module in small.pipe.transformer.modules()
+        if hasattr(module, "_diffusers_hook") and module._diffusers_hook.get_hook(name)
+    ]
+    before = [hook.state for hook in hooks]
+    assert len(before) == len(blocks_of(small.pipe.transformer))
+    try:
+        with guide(small.pipe, STG([2])):
+            run(small)
+            assert not any(hook.state._state_cache for hook in hooks)
+        assert all(hook.state is own for hook, own in zip(hooks, before, strict=True))
+    finally:
+        switch_off(small)
+
+
 def interrupt(at: int, pipe: Any, step: int, *_: Any) -> dict[str, Any]:
     if step == at:
         raise KeyboardInterrupt
