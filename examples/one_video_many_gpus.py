@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig, DiffusionPipeline
 
-from skipguide import STG, guide
+from skipguide import STG, enable_context_parallel, guide
 from skipguide.files import video
 
 
@@ -41,11 +41,8 @@ def processes() -> Iterator[torch.device]:
 
 
 def divide(pipe: Any) -> None:
-    """Have each process compute a share of the tokens; Wan 2.2 has two denoisers."""
-    for name in ("transformer", "transformer_2"):
-        if getattr(pipe, name, None) is not None:
-            config = ContextParallelConfig(ulysses_degree=dist.get_world_size())
-            getattr(pipe, name).enable_parallelism(config=config)
+    """Have each process compute a share of the tokens."""
+    enable_context_parallel(pipe, ContextParallelConfig(ulysses_degree=dist.get_world_size()))
 
 
 def make_video(pipe: Any, terms: Any, seed: int, **call: Any) -> Any:

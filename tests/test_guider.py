@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
-from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastConfig
+from diffusers.hooks.faster_cache import FasterCacheConfig
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from torch import nn
 
@@ -634,11 +634,9 @@ def test_a_cache_that_is_not_known_is_refused_also_when_it_comes_later() -> None
     """Those that are: tests/test_guider_caches.py."""
     small = MODULAR["modular LTX"]()
     expected = run(small, SkipGuidance([1], guidance_scale=G))
-    config = PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
-    )
+    config = FasterCacheConfig(current_timestep_callback=lambda: 500)
     small.pipe.transformer.enable_cache(config)
-    with pytest.raises(ValueError, match="Pyramid Attention Broadcast does not go together"):
+    with pytest.raises(ValueError, match="FasterCache does not go together"):
         oracle.run(small)
     small.pipe.transformer.disable_cache()
     assert torch.equal(oracle.run(small), expected)

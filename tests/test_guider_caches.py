@@ -22,7 +22,7 @@ from support.tiny.base import Tiny
 G = 4.5
 # MotifVideo sets contexts and LTX's Modular pipeline too; Wan's sets none.
 PIPELINES = ["MotifVideoPipeline", "modular LTX", "modular Wan"]
-CACHES = ["first block", "mag", "taylor seer"]
+CACHES = ["first block", "mag", "taylor seer", "pyramid"]
 
 
 @functools.cache

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from skipguide.method.cfg_rules import APG, TCFG, CFGReuse, CFGZero, Interval
     from skipguide.method.restart import Restart
     from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
+    from skipguide.models.context_parallel import enable_context_parallel
     from skipguide.pipeline.guide import Guide, guide
     from skipguide.tuning.api import tune
 
 __version__ = "0.1.0"
 __all__ = [
     "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random",
-    "Restart", "Schedule", "__version__", "guide", "tune",
+    "Restart", "Schedule", "__version__", "enable_context_parallel", "guide", "tune",
 ]  # fmt: skip
 
 _HOME = {
@@ -38,6 +39,7 @@ _HOME = {
     "guide": "skipguide.pipeline.guide",
     "Guide": "skipguide.pipeline.guide",
     "tune": "skipguide.tuning.api",
+    "enable_context_parallel": "skipguide.models.context_parallel",
 }
 
 

@@ -383,6 +383,8 @@ class SkipGuidance(BaseGuidance):
             return
         guided = self._guided = self._find_guided_denoiser(denoiser)
         guided.begin_caches(self._step or 0, self._step or 0)
+        if self._run is not None and self._run.differences.needs_plan:
+            self._choose_plan(self._run, self._cfg_is_on())
         patches, other = self._patches(guided, self._current_batch())
         if not patches and other is None and not guided.caches.is_on:
             return
@@ -542,7 +544,7 @@ class SkipGuidance(BaseGuidance):
         run = self._run or RunState(self.make_request(), 1, GuiderLoop(self))
         step = self._guided_step or self._step_without_run(pred_uncond is not None, pred_weak)
         step.c = (pred_cond,)
-        if self._run is not None and run.differences.needs_plan:
+        if self._run is not None and run.differences.needs_plan:  # without terms
             self._choose_plan(run, pred_uncond is not None)
         weaks = [self._weak_prediction(run, active, pred_weak) for active in step.active_terms]
         step.compute_push([(p.to(pred_cond.dtype),) for p in weaks], self.orthogonalize)

@@ -109,6 +109,7 @@ def mochi(tiny_mochi_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ({"layers": 1, "image": "x.png"}, "image must be left out"),
         ({"layers": 1, "motion_bucket_id": 3}, "motion_bucket_id must be left out"),
         ({"layers": 1, "cfg_rule": "cfg-zero zero_steps=4"}, "zero_steps must leave steps to do"),
+        ({"layers": 1, "budget": 1.3}, "a budget must allow at least 1.38 passes a step"),
         ({"layers": 1, "scheduler": "DDIM"}, "scheduler must be one for flow matching"),
         ({"layers": 1, "attention": "native"}, "attention needs a model whose attention"),
         ({"layers": 1, "device": "cuda:99"}, "device must be one that torch has here"),

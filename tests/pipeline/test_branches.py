@@ -57,8 +57,11 @@ def test_state_is_sent_while_the_conditional_pass_goes_on(tmp_path: Path) -> Non
 
 
 @pytest.mark.matrix
-def test_branches_of_two_processes_that_divide_the_tokens(tmp_path: Path) -> None:
-    names = ["Wan", "Wan, without CFG", "Wan, two terms", "Wan, SLG"]
+@pytest.mark.parametrize("names", [
+    ["Wan", "Wan, without CFG", "Wan, two terms", "Wan, SLG"],
+    ["Mochi", "Mochi, without CFG", "Mochi, two terms", "Mochi, SLG"],
+])  # fmt: skip
+def test_branches_of_two_processes_that_divide_the_tokens(names: list[str], tmp_path: Path) -> None:
     found = run_in(4, tmp_path, branches.on_a_mesh, names)
     expected = branches.alone(names)
     for own in found:

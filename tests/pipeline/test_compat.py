@@ -9,11 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks.faster_cache import FasterCacheConfig, apply_faster_cache
 from diffusers.hooks.group_offloading import apply_group_offloading
-from diffusers.hooks.pyramid_attention_broadcast import (
-    PyramidAttentionBroadcastConfig,
-    apply_pyramid_attention_broadcast,
-)
 
 from skipguide import SLG, STG, guide
 from support import foreign, oracle
@@ -373,28 +370,20 @@ def test_attention_backends(backend: str) -> None:
 # --- caches ---------------------------------------------------------------------------------------
 
 
-def refused_caches() -> dict[str, Any]:
-    """Those that keep one state whatever a pass is for; the others: test_step_caches.py."""
-    from diffusers.hooks.faster_cache import FasterCacheConfig
-
-    return {
-        "FasterCache": FasterCacheConfig(current_timestep_callback=lambda: 500),
-        "Pyramid Attention Broadcast": PyramidAttentionBroadcastConfig(
-            spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
-        ),
-    }
+# It keeps one state whatever a pass is for; the others: test_step_caches.py.
+FASTER = FasterCacheConfig(current_timestep_callback=lambda: 500)
+REFUSED = "FasterCache does not go together with guidance: it "
 
 
-@pytest.mark.parametrize("cache", ["FasterCache", "Pyramid Attention Broadcast"])
-def test_caches_are_refused_with_the_reason_also_when_they_come_later(cache: str) -> None:
+def test_faster_cache_is_refused_with_the_reason_also_when_it_comes_later() -> None:
     small = fresh("CogVideoXPipeline")
     plain = guided(small)
     model = small.pipe.transformer
     with guide(small.pipe, STG([1])):
-        model.enable_cache(copy.copy(refused_caches()[cache]))
-        with pytest.raises(ValueError, match=f"{cache} does not go together with guidance: it "):
+        model.enable_cache(copy.copy(FASTER))
+        with pytest.raises(ValueError, match=REFUSED):
             oracle.run(small)
-    with pytest.raises(ValueError, match=f"{cache} does not go together with guidance: it "):
+    with pytest.raises(ValueError, match=REFUSED):
         guide(small.pipe, STG([1]))
     model.disable_cache()
     assert torch.equal(guided(small), plain)
@@ -415,10 +404,9 @@ def test_stateful_hooks_that_nobody_knows_are_refused() -> None:
 
 def test_caches_that_were_applied_without_the_model_knowing_are_refused() -> None:
     small = fresh("CogVideoXPipeline")
-    config = refused_caches()["Pyramid Attention Broadcast"]
-    apply_pyramid_attention_broadcast(small.pipe.transformer, config)
+    apply_faster_cache(small.pipe.transformer, copy.copy(FASTER))
     assert not small.pipe.transformer.is_cache_enabled
-    with pytest.raises(ValueError, match="Pyramid Attention Broadcast does not go together"):
+    with pytest.raises(ValueError, match=REFUSED):
         guide(small.pipe, STG([1]))
 
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from skipguide import APG, SLG, STG, CFGReuse, CFGZero, Interval, Random, Restart, guide
+from skipguide import (
+    APG,
+    SLG,
+    STG,
+    Bin,
+    CFGReuse,
+    CFGZero,
+    Interval,
+    Random,
+    Restart,
+    Schedule,
+    guide,
+)  # fmt: skip
 from support import oracle, tiny
+from support.text_encoders import text_components, without_embeddings
 
 Tensor = torch.Tensor
 FOUR = {"num_inference_steps": 4}
@@ -263,6 +277,112 @@ def test_small_budget_says_what_is_possible() -> None:
         pytest.raises(ValueError, match=r"must allow at least 1\.\d+ passes a step in this run"),
     ):
         oracle.run(given, **FOUR)
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "StableVideoDiffusionPipeline"])
+def test_small_budget_is_refused_before_the_denoiser_runs(name: str) -> None:
+    """But for a UNet, whose costs are measured on the inputs of its first pass."""
+    given = tiny.tiny(name)
+    layers, seen = (["up:0"] if name.startswith("Stable") else [1]), []
+    (denoiser,) = oracle.models(given)
+    hook = denoiser.register_forward_hook(lambda *_: seen.append(1))
+    with guide(given.pipe, STG(layers, 0.7), budget=1.1), pytest.raises(ValueError, match="budget"):
+        oracle.run(given, **FOUR)
+    hook.remove()
+    assert len(seen) == (name != "WanPipeline")
+
+
+@pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0. BPE:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("terms", "options", "budget", "least"),
+    [
+        ([STG([1], 0.7)], {}, 1.3, 1.375),  # u and a weak pass of 2 of the 4 blocks, once
+        ([STG([1], 0.7)], {"guidance_scale": 1.0}, 1.1, 1.125),
+        ([STG([1], 0.7), STG([0], 0.7, "attention", stop=0.5)], {}, 1.6, 1.625),
+        ([], {}, 1.2, 1.25),
+    ],
+)
+def test_small_budget_is_refused_before_a_text_encoder_runs(
+    terms: Any, options: dict[str, Any], budget: float, least: float, tmp_path: Path
+) -> None:
+    given = tiny.builders()["MochiPipeline"](torch.float32)
+    given.pipe.register_modules(**text_components("mochi", given.call, tmp_path))
+    call, _ = without_embeddings(given.call)
+    call |= dict(prompt="a red star", num_inference_steps=4, generator=torch.manual_seed(0))
+    seen: list[int] = []
+    given.pipe.text_encoder.register_forward_hook(lambda *_: seen.append(1))
+    with (
+        guide(given.pipe, *terms, budget=budget),
+        pytest.raises(ValueError, match=f"at least {least:.2f} passes a step"),
+    ):
+        given.pipe(**call | options)
+    assert not seen
+    with guide(given.pipe, *terms, budget=least) as handle:  # it can be kept
+        given.pipe(**call | options)
+    assert seen
+    assert handle.passes_per_step == pytest.approx(least)
+    assert not given.pipe.text_encoder._forward_pre_hooks
+
+
+def test_steps_alone_tell_of_a_budget() -> None:
+    with guide(tiny.tiny("MochiPipeline").pipe, STG([1], 0.7), budget=1.2) as handle:
+        handle.check_steps(4)
+        with pytest.raises(ValueError, match=r"at least 1\.25 passes a step in this run of 2"):
+            handle.check_steps(2)
+
+
+# --- a Schedule, whose bins have scales of their own ----------------------------------------------
+
+
+def halves(given: Any, **lower: Any) -> Schedule:
+    """A bin for the first four of eight steps, and one for the others."""
+    oracle.run(given, **EIGHT)
+    sigmas = given.pipe.scheduler.sigmas[:8]
+    noise = sorted((sigmas if sigmas[0] > sigmas[7] else 1 - sigmas).tolist(), reverse=True)
+    bound = (noise[3] + noise[4]) / 2
+    return Schedule([Bin((bound, 1.1), [1], 1.0), Bin((0.0, bound), **lower)])
+
+
+def test_bin_without_cfg_has_no_pass_for_u() -> None:
+    """The pipeline does the same when its own scale becomes 1 on the way."""
+    given = tiny.tiny("WanPipeline")
+    schedule = halves(given, guidance_scale=1.0)
+
+    def switch_cfg_off(pipe: Any, step: int, timestep: Any, inputs: dict[str, Any]) -> Any:
+        if step == 3:
+            pipe._guidance_scale = 1.0
+        return inputs
+
+    with guide(given.pipe, STG([1], 1.0, stop=0.5)):
+        expected = oracle.run(given, **EIGHT, callback_on_step_end=switch_cfg_off)
+    with guide(given.pipe, schedule) as handle:
+        assert torch.equal(oracle.run(given, **EIGHT), expected)
+    assert handle.passes.unweakened == 8 + 4
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline"])
+@pytest.mark.parametrize("budget", [1.6, 1.3])
+def test_budget_knows_the_scales_of_bins(name: str, budget: float) -> None:
+    given = tiny.tiny(name)
+    schedule = halves(given, guidance_scale=1.0)
+    with guide(given.pipe, schedule, budget=budget) as handle:
+        assert oracle.run(given, **EIGHT).isfinite().all()
+    assert handle.plan is not None
+    uncond, weak = handle.plan.demands
+    assert uncond.steps == weak.steps == (0, 1, 2, 3)
+    assert handle.passes.unweakened == 8 + len(handle.plan.computed[0])
+    assert budget - 0.25 < handle.passes_per_step <= budget + 1e-9
+
+
+def test_budget_goes_to_the_steps_with_a_large_scale() -> None:
+    given, computed = tiny.tiny("WanPipeline"), []
+    for scale in (1.01, 12.0):
+        schedule = halves(given, guidance_scale=scale)
+        with guide(given.pipe, schedule, budget=1.6) as handle:
+            oracle.run(given, **EIGHT)
+        assert handle.plan is not None
+        computed.append(sum(step > 3 for step in handle.plan.computed[0]))
+    assert computed[0] < computed[1]
 
 
 @pytest.mark.parametrize(

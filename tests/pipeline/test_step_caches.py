@@ -164,7 +164,7 @@ class Reused(Copies):
         return c, self.difference
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 def test_layers_drawn_at_each_step_are_other_models(cache: str) -> None:
     """Each is computed, from the shared prefix where there is one: as by a pass without a cache."""
     small = build("MochiPipeline")
@@ -194,7 +194,7 @@ def contexts(small: Tiny) -> set[str]:
 # --- what is left of it ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 @pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline"])
 def test_afterwards_the_pipeline_with_its_cache_is_what_it_was(name: str, cache: str) -> None:
     """Also after a run that raised, whose states nobody else throws away."""
@@ -215,6 +215,27 @@ def test_afterwards_the_pipeline_with_its_cache_is_what_it_was(name: str, cache:
         assert torch.equal(run(small), plain)
         with guide(small.pipe, STG([2], 0.0)):  # with scale 0 nothing runs in halves
             assert torch.equal(run(small), plain)
+    finally:
+        switch_off(small)
+
+
+def test_attentions_have_their_own_states_again() -> None:
+    """Of Pyramid Attention Broadcast, which has one each; at the end of a run all are let go."""
+    small = build("MochiPipeline")
+    switch_on(small, "pyramid")
+    name = "pyramid_attention_broadcast"
+    hooks = [
+        module._diffusers_hook.get_hook(name)
+        for module in small.pipe.transformer.modules()
+        if hasattr(module, "_diffusers_hook") and module._diffusers_hook.get_hook(name)
+    ]
+    before = [hook.state for hook in hooks]
+    assert len(before) == len(blocks_of(small.pipe.transformer))
+    try:
+        with guide(small.pipe, STG([2])):
+            run(small)
+            assert not any(hook.state._state_cache for hook in hooks)
+        assert all(hook.state is own for hook, own in zip(hooks, before, strict=True))
     finally:
         switch_off(small)
 
@@ -247,7 +268,7 @@ def test_joining_a_run_that_is_under_way_keeps_the_states_of_its_last_step(cache
 # --- in company -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "sea", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "sea", "taylor seer", "pyramid"])
 def test_restarts_forget_what_belongs_to_another_noise_level(cache: str) -> None:
     """As a run in which the cache is told of the jump: its states are thrown away by hand."""
     small = build("WanPipeline")
@@ -317,7 +338,7 @@ def test_interval_leaves_u_out_and_begins_it_anew(cache: str) -> None:
     assert_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 def test_a_weak_model_has_a_cache_of_its_own_or_none(cache: str) -> None:
     small = build("WanPipeline")
     torch.manual_seed(1)
@@ -389,7 +410,7 @@ def test_two_transformers_have_states_of_their_own() -> None:
         assert handle.passes_per_step < uncached.passes_per_step
 
 
-@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer"])
+@pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 def test_pipelines_that_set_no_context_get_one(cache: str) -> None:
     """Without guidance FirstBlockCache raises there, and the others mix c and u."""
     small, wan = build("WanVideoToVideoPipeline"), "WanVideoToVideoPipeline"

@@ -22,7 +22,19 @@ import torch.distributed as dist
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from torch.distributed.device_mesh import init_device_mesh
 
-from skipguide import APG, SLG, STG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
+from skipguide import (
+    APG,
+    SLG,
+    STG,
+    Bin,
+    CFGZero,
+    Interval,
+    Random,
+    Restart,
+    Schedule,
+    enable_context_parallel,
+    guide,
+)  # fmt: skip
 from skipguide.pipeline.branch_group import BranchError
 from support import oracle
 from support.tiny import in_dtype
@@ -228,10 +240,10 @@ def overlapping(rank: int) -> float:
 
 
 def on_a_mesh(_: int, cases: Sequence[str]) -> dict[str, Tensor]:
-    """Latents of Wan in 2 branches, each of which divides its tokens among 2 processes."""
+    """Latents in 2 branches, each of which divides its tokens among 2 processes."""
     mesh = init_device_mesh("cpu", (2, 1, 2), mesh_dim_names=("branch", "ring", "ulysses"))
     torch.accelerator.device_count = lambda: 1
-    small = build(WAN, torch.float32)
     config = ContextParallelConfig(ulysses_degree=2, mesh=mesh["ring", "ulysses"])
-    small.pipe.transformer.enable_parallelism(config=config)
+    for pipeline in {CASES[name].pipeline for name in cases}:
+        enable_context_parallel(build(pipeline, torch.float32).pipe, config)
     return {name: latents(CASES[name], mesh["branch"]) for name in cases}

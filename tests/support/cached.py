@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 from diffusers.hooks.mag_cache import MagCacheConfig
+from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastConfig
 from diffusers.hooks.sea_cache import SeaCacheConfig
 from diffusers.hooks.taylorseer_cache import TaylorSeerCacheConfig
 from torch import nn
@@ -48,6 +49,10 @@ def configs(steps: int = STEPS) -> dict[str, Any]:
             cache_interval=3, disable_cache_before_step=2, use_lite_mode=True,
             taylor_factors_dtype=torch.float32,
         ),
+        "pyramid": PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=3, cross_attention_block_skip_range=2,
+            current_timestep_callback=lambda: 500,
+        ),
     }  # fmt: skip
 
 
@@ -80,7 +85,8 @@ class Copy:
             attention = blocks_of(self.model)[k].attn1
             registry = getattr(attention, "_diffusers_hook", None)
             if registry is not None:  # the weakened attention is computed at each step
-                registry.remove_hook("taylorseer_cache", recurse=False)
+                for name in {"taylorseer_cache", "pyramid_attention_broadcast"} & {*registry.hooks}:
+                    registry.remove_hook(name, recurse=False)
             oracle.masked(attention)
 
     def _count(self, forward: Callable[..., Any]) -> Callable[..., Any]:

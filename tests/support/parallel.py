@@ -31,8 +31,20 @@ from diffusers.models._modeling_parallel import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 
-from skipguide import SLG, STG, Bin, Interval, Random, Restart, Schedule, guide
+from skipguide import (
+    SLG,
+    STG,
+    Bin,
+    Interval,
+    Random,
+    Restart,
+    Schedule,
+    enable_context_parallel,
+    guide,
+)  # fmt: skip
+from skipguide.families.token_shares import TOKEN_SHARES
 from skipguide.guider import SkipGuidance
+from skipguide.models.context_parallel import to_plan
 from skipguide.weak import context_parallel
 from support import oracle
 from support.tiny.base import Tiny
@@ -127,7 +139,7 @@ class Division:
         pipeline: its name.
         degrees: of a ContextParallelConfig.
         call: what to change in the call.
-        plan: makes the plan of a denoiser; None is the one that diffusers has for it.
+        plan: makes the plan of a denoiser; None is the one that diffusers has for it, or we have.
         cases: by their names.
         refused: those of them that are refused in several processes, and a part of the words.
     """
@@ -165,6 +177,11 @@ def both_streams(model: Any) -> Any:
     }
 
 
+def ours_alone(model: Any) -> Any:
+    """Our plan of a model, whose attentions stay as they are."""
+    return to_plan(TOKEN_SHARES[type(model).__name__])
+
+
 def around_each_block(model: Any) -> Any:
     """A plan that splits before each block and gathers after it."""
     tokens = ContextParallelInput(split_dim=1, expected_dims=3)
@@ -174,6 +191,16 @@ def around_each_block(model: Any) -> Any:
         "rope": {0: angles, 1: angles},
         "blocks.*": {"hidden_states": tokens},
         **{f"blocks.{i}": gathered for i in range(len(model.blocks))},
+    }
+
+
+def short_prompts(tokens: int) -> dict[str, Tensor]:
+    """Masks of two prompts of three tokens, and of none and all: what is padding is then in the
+    shares of several processes, and of the text of some nothing is left."""
+    lengths = {"prompt_attention_mask": (3, 3), "negative_prompt_attention_mask": (1, tokens)}
+    return {
+        name: torch.arange(tokens) < torch.tensor(counts)[:, None]
+        for name, counts in lengths.items()
     }
 
 
@@ -294,9 +321,12 @@ def divide(small: Tiny, division: Division) -> None:
     torch.accelerator.device_count = lambda: 1
     if "ring_degree" in division.degrees:
         attention_dispatch._native_attention_forward_op = _attention_with_logsumexp
+    config = ContextParallelConfig(**division.degrees)
+    if division.plan is None and division.module != "modular":
+        enable_context_parallel(small.pipe, config)
+        return
     for model in oracle.models(small):
         plan = division.plan(model) if division.plan else None
-        config = ContextParallelConfig(**division.degrees)
         model.enable_parallelism(config=config, cp_plan=plan)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from diffusers.models._modeling_parallel import ContextParallelConfig, TensorParallelConfig
 
+from skipguide import enable_context_parallel
 from skipguide.files import video
 from skipguide.weak.attention import AttentionView
 from skipguide.weak.shuffle import ShuffleTokens
@@ -26,11 +30,19 @@ ONE_PART = "in ring attention it sees one part of the keys at a time"
 IN_RINGS = {"soft": ONE_PART, "blur": ONE_PART, "frames": ONE_PART}
 IN_TURN = "it sees shares of the video with text or sound between them"
 BESIDE_TEXT = {"blur": IN_TURN, "frames": IN_TURN}
+# What we have plans for: text beside the video in each attention, with a mask or without.
+OURS = ("unguided", "residual 0", "residual 1", "attention 0", "soft", "shuffle 1", "slg shuffle 0")
+MORE_OURS = (*KEY_CASES, "soft", "blur", "frames", "slg 0", "random", "every second")
 # Wan's plan splits at its first block, that of LTX the inputs of the model, and that of Helios the
 # inputs of its attentions and feed-forwards.
 DIVISIONS = {
     "Wan": Division("wan", "WanPipeline", cases=ALL),
     "LTX, ring": Division("ltx", "LTXPipeline", RING, parallel.FULL_MASKS),
+    "Mochi": Division("mochi", "MochiPipeline", call=parallel.short_prompts(16), cases=OURS),
+    "HunyuanVideo": Division(
+        "hunyuan", "HunyuanVideoPipeline", call=parallel.short_prompts(8), cases=OURS
+    ),
+    "CogVideoX": Division("cogvideox", "CogVideoXPipeline", cases=OURS),
 }
 OTHERS = {
     "Helios": Division(
@@ -48,6 +60,20 @@ OTHERS = {
     "LucyEdit": Division("wan", "LucyEditPipeline"),
     "ChronoEdit": Division("wan", "ChronoEditPipeline"),
     "SkipGuidance": Division("modular", "modular Wan", cases=tuple(GUIDER_CASES)),
+    **{
+        f"{name}, more terms": Division(
+            module, pipeline, call=call, cases=MORE_OURS, refused=BESIDE_TEXT
+        )
+        for name, module, pipeline, call in (
+            ("Mochi", "mochi", "MochiPipeline", {}),
+            ("HunyuanVideo", "hunyuan", "HunyuanVideoPipeline", {}),
+            ("Skyreels", "hunyuan", "HunyuanSkyreelsImageToVideoPipeline", {}),
+            ("CogVideoX", "cogvideox", "CogVideoXPipeline", {}),
+            ("CogVideoX 1.5", "cogvideox", "CogVideoXImageToVideoPipeline 1.5", {}),
+            ("CogVideoX-2b", "cogvideox", "CogVideoXVideoToVideoPipeline", {}),
+        )
+    },
+    "CogVideoX, ring": Division("cogvideox", "CogVideoXPipeline", RING),
     "HunyuanVideo, a user's plan": Division(
         "hunyuan", "HunyuanVideoPipeline", plan=parallel.both_streams,
         cases=(*KEY_CASES, "soft", "blur", "frames"), refused=BESIDE_TEXT,
@@ -80,6 +106,67 @@ def test_several_processes_make_the_video_that_one_makes(name: str, tmp_path: Pa
         for case in one.keys() - refused
     }
     assert {where: gap for where, gap in gaps.items() if not gap < 1e-5} == {}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", ["Mochi", "HunyuanVideo", "CogVideoX"])
+def test_a_plan_alone_is_not_enough(name: str, tmp_path: Path) -> None:
+    """If this fails, diffusers has what is missing, and the row of the model may go."""
+    division = replace(DIVISIONS[name], plan=parallel.ours_alone, cases=("unguided",))
+    with parallel.processes(2, tmp_path, parallel.divided, division) as ranks:
+        one = parallel.whole(division)["unguided"]
+    gaps = [((latents["unguided"] - one).abs().max() / one.abs().max()).item() for latents in ranks]
+    print(name, gaps)
+    assert min(gaps) > 1e-2
+
+
+# --- what cannot be divided -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "config", "words"),
+    [
+        ("MochiPipeline", ContextParallelConfig(ring_degree=2), "ring_degree is 2"),
+        (
+            "HunyuanVideoPipeline",
+            ContextParallelConfig(ulysses_degree=2, ulysses_anything=True),
+            "ulysses_anything is True",
+        ),
+        ("CogVideoXPipeline", ContextParallelConfig(ulysses_degree=3), "the 2 heads of CogVideoX"),
+        (
+            "HunyuanVideoImageToVideoPipeline token_replace",
+            ContextParallelConfig(ulysses_degree=2),
+            "treats those of the first frame apart",
+        ),
+        ("LattePipeline", ContextParallelConfig(ulysses_degree=2), "neither diffusers nor"),
+        ("MochiPipeline", TensorParallelConfig(tp_degree=2), "ContextParallelConfig"),
+    ],
+)
+def test_refused_at_once(pipeline: str, config: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        enable_context_parallel(tiny(pipeline).pipe, config)
+
+
+def test_processors_of_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own:
+        pass
+
+    pipe = tiny("MochiPipeline").pipe
+    monkeypatch.setattr(pipe.transformer.transformer_blocks[1].attn1, "processor", Own())
+    with pytest.raises(ValueError, match="diffusers' own attention processors"):
+        enable_context_parallel(pipe, ContextParallelConfig(ulysses_degree=2))
+
+
+def test_without_processes_nothing_is_left_on_the_model() -> None:
+    pipe = tiny("MochiPipeline").pipe
+    attentions = [block.attn1 for block in pipe.transformer.transformer_blocks]
+    before = [attention.processor for attention in attentions]
+    with pytest.raises(RuntimeError, match="must be available and initialized"):
+        enable_context_parallel(pipe, ContextParallelConfig(ulysses_degree=2))
+    assert [attention.processor for attention in attentions] == before
+
+
+# --- shuffled tokens ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

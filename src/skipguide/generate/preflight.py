@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide import guide
+from skipguide import Guide, guide
 from skipguide.files.hub_cache import INDEX_FILE
 from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, resolve_settings
@@ -24,6 +24,7 @@ from skipguide.generate.settings import GenerationSettings
 from skipguide.models import loading, lora, parts, per_video, placement, quantize, telling
 from skipguide.models.settings import ModelSettings
 from skipguide.models.skeleton import ReachedMissingPart, build_skeleton
+from skipguide.pipeline import call_frame
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,22 +75,29 @@ def _check_on(pipe: Any, settings: GenerationSettings, image: Image.Image | None
         update={"device": settings.device or "cpu", "dtype": settings.dtype or "float32"}
     )
     complete = resolve_settings(placed, pipe)
-    with per_video.put_on(pipe, complete), _guidance_on(pipe, complete):
+    with per_video.put_on(pipe, complete), _guidance_on(pipe, complete) as handle:
         _check_schedule(pipe, complete)
-        run.check_call(pipe, complete, image)
+        try:
+            run.check_call(pipe, complete, image)
+        except ReachedMissingPart as reached:
+            frame = call_frame.find_ended_call(pipe, reached.__traceback__)
+            if handle is not None and frame is not None:
+                handle.check_call(frame)
+            raise
 
 
 @contextlib.contextmanager
-def _guidance_on(pipe: Any, complete: GenerationSettings) -> Iterator[None]:
-    """Guide the skeleton, which checks layers, axes and skips; then windows and lists of scales."""
+def _guidance_on(pipe: Any, complete: GenerationSettings) -> Iterator[Guide | None]:
+    """Guide the skeleton, which checks layers, axes and skips; then windows, lists of scales and a
+    budget."""
     if complete.request.is_plain:
-        yield
+        yield None
         return
     terms, options = complete.request.with_seed(complete.seed).guide_arguments()
     with guide(pipe, *terms, **options) as handle:
         if complete.steps is not None and "num_inference_steps" in call_parameters(pipe):
             handle.check_steps(complete.steps)
-        yield
+        yield handle
 
 
 def _check_schedule(pipe: Any, complete: GenerationSettings) -> None:

@@ -4,7 +4,8 @@
 
 where w_j is what weak pass j costs, as a part of a forward pass. Of all numbers of steps that fit,
 those are taken for which the sum of the errors of reuse is the smallest (`reuse.Placement`), and
-an error counts as much as the difference moves the prediction: (g - 1) |c - u| and s_j |c - p_j|.
+an error counts as much as the difference moves the prediction: (g - 1) |c - u| and s_j |c - p_j|,
+with g and s_j of each step.
 How long the differences are along the noise level is not known before a run; IMPORTANCE has curves
 that were measured on lab-mochi and lab-opensora, where c - u shrinks and c - p grows.
 """
@@ -31,7 +32,7 @@ class Demand:
         cost: of computing it at one step, in forward passes.
         steps: the steps of the run at which it is needed, in their order.
         fresh: those at which nothing earlier can be used: the first, and after restarts.
-        scale: by which it is multiplied.
+        scales: by which it is multiplied at each of `steps`.
         length: (a, b, k) of how long it is.
     """
 
@@ -39,7 +40,7 @@ class Demand:
     cost: float
     steps: tuple[int, ...]
     fresh: frozenset[int]
-    scale: float
+    scales: tuple[float, ...]
     length: Curve
 
 
@@ -86,15 +87,10 @@ def choose_plan(
     placements = [
         Placement(path, demand.steps, demand.fresh, _importance(demand, path)) for demand in demands
     ]
-    allowed = (budget - 1) * num_steps + 1e-9
     fewest = [placement.fewest for placement in placements]
     least = sum(demand.cost * n for demand, n in zip(demands, fewest, strict=True))
-    if least > allowed:
-        raise ValueError(
-            f"a budget must allow at least {1 + least / num_steps:.2f} passes a step in this run of"
-            f" {num_steps} steps, where c is computed at each of them, but got {budget:g}. Raise"
-            " it, or take more steps."
-        )
+    check_least(budget, least, num_steps)
+    allowed = _allowed(budget, num_steps)
     counts = min(
         _possible_counts(demands, fewest, allowed),
         key=lambda counts: sum(
@@ -106,6 +102,24 @@ def choose_plan(
     return BudgetPlan(budget, 1 + spent / num_steps, num_steps, tuple(demands), tuple(chosen))
 
 
+def check_least(budget: float, passes: float, num_steps: int) -> None:
+    """Check that a budget pays for the fewest passes that a run can do with, beside those of c.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if passes > _allowed(budget, num_steps):
+        raise ValueError(
+            f"a budget must allow at least {1 + passes / num_steps:.2f} passes a step in this run"
+            f" of {num_steps} steps, where c is computed at each of them, but got {budget:g}. Raise"
+            " it, or take more steps."
+        )
+
+
+def _allowed(budget: float, num_steps: int) -> float:
+    return (budget - 1) * num_steps + 1e-9
+
+
 def lengths(curve: Curve, path: NoisePath) -> list[float]:
     """Return how long a difference is at each step of a run, by its curve."""
     a, b, k = curve
@@ -113,7 +127,9 @@ def lengths(curve: Curve, path: NoisePath) -> list[float]:
 
 
 def _importance(demand: Demand, path: NoisePath) -> list[float]:
-    return [demand.scale * length for length in lengths(demand.length, path)]
+    """Return how much an error counts at each step of a run."""
+    scales = dict(zip(demand.steps, demand.scales, strict=True))
+    return [scales.get(i, 0.0) * length for i, length in enumerate(lengths(demand.length, path))]
 
 
 def _possible_counts(

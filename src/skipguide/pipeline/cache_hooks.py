@@ -27,6 +27,7 @@ class CacheKind:
         runs_first_block: whether the first block runs where the others are left out.
         counter: the attribute of a state that counts the calls of a run.
         lossless: no pass differs from one without the cache.
+        one_state: its hooks have one state each, and know of no contexts.
         refusal: why it does not go together with guidance.
     """
 
@@ -37,6 +38,7 @@ class CacheKind:
     runs_first_block: bool = False
     counter: str = ""
     lossless: bool = False
+    one_state: bool = False
     refusal: str = ""
 
     @property
@@ -67,9 +69,7 @@ FASTER = CacheKind(
     " batch from c by itself, where guidance runs the halves of the batch apart",
 )
 PYRAMID = CacheKind(
-    "Pyramid Attention Broadcast",
-    refusal="it keeps one state per attention whatever pass it is called for, so that a weak pass"
-    " would get attention of the conditional one, and leave its own behind",
+    "Pyramid Attention Broadcast", was_predicted=lambda state: state.was_reused, one_state=True
 )
 _SWITCH_OFF = ".disable_cache(), or HookRegistry's remove_hook() after apply_*()"
 # By the classes of the hooks that say of themselves that they keep a state.
@@ -114,7 +114,8 @@ def cache_kind(name: str, hook: Any, family: Family) -> CacheKind:
     if kind is not None:
         raise ValueError(
             f"{kind.title} does not go together with guidance: {kind.refusal}. Switch it off"
-            f" ({_SWITCH_OFF}), or take FirstBlockCache, MagCache, SeaCache or TaylorSeer."
+            f" ({_SWITCH_OFF}), or take FirstBlockCache, MagCache, SeaCache, TaylorSeer or Pyramid"
+            " Attention Broadcast."
         )
     raise ValueError(
         f"guide() needs a {family.model} whose caches it knows, but there is {name}, a hook that"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from skipguide.method.protocols import Guider, Pipeline
@@ -33,6 +33,14 @@ def _is_call_frame(pipe: Pipeline, frame: FrameType) -> bool:
         and code.co_varnames[:1] == ("self",)
         and frame.f_locals.get("self") is pipe
     )
+
+
+def find_ended_call(pipe: Pipeline, trace: TracebackType | None) -> FrameType | None:
+    """Return the frame of the `__call__` of `pipe` that an error came out of; None if there is
+    none."""
+    while trace is not None and not _is_call_frame(pipe, trace.tb_frame):
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_frame
 
 
 def find_tensor(pipe: Pipeline, name: str, shape: Sequence[int]) -> Any:

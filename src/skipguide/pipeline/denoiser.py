@@ -137,6 +137,12 @@ class GuidedDenoiser:
         for caches in self.all_caches():
             caches.forget(keep)
 
+    def release_caches(self) -> None:
+        """Leave the caches as they were before guidance; their states are dropped."""
+        self.forget_caches()
+        for caches in self.all_caches():
+            caches.release()
+
     def begin_caches(self, step: int, position: int) -> None:
         """Begin a step of the run for the caches; see `StepCaches.begin_step`."""
         for caches in self.all_caches():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipguide.method import formula
-from skipguide.method.cfg_rules import CFGReuse, CFGZero, Interval
+from skipguide.method.cfg_rules import CFGReuse, CFGRule, CFGZero, Interval
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.reuse import DifferenceHistory, NoisePath, Placement, Reuse
 from skipguide.method.terms import SLG, STG
@@ -27,12 +27,18 @@ class RunDifferences:
         request: what was asked for.
         loop: the sampling loop.
         guided_steps: the steps of the run at which a term is on, by its index.
+        bin_scale: g of a step of the run where a Schedule has its own; None is the loop's.
     """
 
     def __init__(
-        self, request: GuidanceRequest, loop: Loop, guided_steps: Callable[[int], list[int]]
+        self,
+        request: GuidanceRequest,
+        loop: Loop,
+        guided_steps: Callable[[int], list[int]],
+        bin_scale: Callable[[int], float | None],
     ):
-        self.request, self.loop, self._guided_steps = request, loop, guided_steps
+        self.request, self.loop = request, loop
+        self._guided_steps, self._bin_scale = guided_steps, bin_scale
         self.plan: BudgetPlan | None = None  # of this run, once its costs are known
         self._path: NoisePath | None = None
         self._histories: dict[Any, DifferenceHistory] = {}
@@ -146,7 +152,7 @@ class RunDifferences:
 
         Args:
             weak_costs: of each term of the request, in forward passes.
-            g: the guidance scale; None in a run without u.
+            g: the guidance scale of the loop; None in a run without u.
             first: the step that is under way; guide() may have been called in the middle of a run.
 
         Raises:
@@ -154,17 +160,20 @@ class RunDifferences:
         """
         assert self.request.budget is not None
         assert self._path is not None
-        wanted = [] if g is None else [("u", 1.0, self._cfg_steps(), g - 1, budget.UNCOND_LENGTH)]
+        wanted = []
+        if g is not None:
+            wanted.append(("u", 1.0, self._cfg_scales(g), budget.UNCOND_LENGTH))
         for j, term in enumerate(self.request.terms):
             if isinstance(term, STG):
-                scale, steps = max(term.scales(MAX_OUTPUTS)), self._guided_steps(j)
-                wanted.append((f"term {j}", weak_costs[j], steps, scale, budget.WEAK_LENGTH))
+                scales = self._term_scales(j, term)
+                wanted.append((f"term {j}", weak_costs[j], scales, budget.WEAK_LENGTH))
         demands = []
-        for name, cost, steps, scale, length in wanted:
-            later = tuple(step for step in steps if step >= first)
+        for name, cost, scales, length in wanted:
+            later = tuple(step for step in scales if step >= first)
             if later:
                 fresh = self._fresh(later) | (self._slg_changes(later) if name == "u" else set())
-                demands.append(Demand(name, cost, later, fresh, abs(scale), length))
+                counts = tuple(abs(scales[step]) for step in later)
+                demands.append(Demand(name, cost, later, fresh, counts, length))
         num_steps = self.loop.num_steps() - first
         self.plan = budget.choose_plan(self.request.budget, self._path, demands, num_steps)
         return self.plan
@@ -183,10 +192,27 @@ class RunDifferences:
             if own != before
         }
 
-    def _cfg_steps(self) -> list[int]:
-        """Return the steps of the run at which D is made of u, where there is CFG."""
+    def _term_scales(self, j: int, term: STG) -> dict[int, float]:
+        """Return the larger of the scales of a term for each output, at the steps where it is
+        on."""
+        places = {step: self.loop.position(step)[0] for step in self._guided_steps(j)}
+        return {step: max(term.scales(MAX_OUTPUTS, i)) for step, i in places.items()}
+
+    def _cfg_scales(self, g: float) -> dict[int, float]:
+        """Return g - 1 at the steps of the run at which D is made of u, where there is CFG."""
         rule = self.request.cfg
         window = rule.window if isinstance(rule, Interval) else (0.0, 1.0)
         zero = rule.zero_steps if isinstance(rule, CFGZero) else 0
-        places = [(step, *self.loop.position(step)) for step in self._steps()]
-        return [step for step, i, n in places if i >= zero and formula.is_in_window(*window, i, n)]
+        found = {}
+        for step in self._steps():
+            own, (i, n) = self._bin_scale(step), self.loop.position(step)
+            is_on = i >= zero and formula.is_in_window(*window, i, n)
+            if is_on and not needs_no_uncond(rule, own):
+                found[step] = (g if own is None else own) - 1
+        return found
+
+
+def needs_no_uncond(rule: CFGRule | None, g: float | None) -> bool:
+    """Return whether D is made without u at a step where a Schedule has the scale g: u + 1 (c - u)
+    is c. A rule with a formula of its own gets u all the same, for some remember it."""
+    return g == 1 and (rule is None or isinstance(rule, (CFGReuse, Interval)))

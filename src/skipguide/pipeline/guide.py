@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ from skipguide.method import cfg_rules
 from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
 from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
-from skipguide.pipeline import call_frame
+from skipguide.pipeline import call_frame, early_checks
 from skipguide.pipeline.cache_contexts import COND, UNCOND
 from skipguide.pipeline.guided_calls import GuidedCalls
 
@@ -71,8 +71,9 @@ def guide(
             benchmarks and doubt.
         budget: forward passes of one sample that a step may take on average, such as 2.0, what CFG
             takes. At which steps u and the weak passes are computed, and at which they follow from
-            earlier ones, is chosen for it (pipeline/budget.py); `handle.plan` says it after the
-            first step, as the log does. An approximation where the budget is below the exact cost.
+            earlier ones, is chosen for it (pipeline/budget.py); `handle.plan` says it from the
+            first step on, as the log does. An approximation where the budget is below the exact
+            cost. One that is too small for a run is refused when the pipeline's call begins.
         exact: run a batch [uncond, cond] in halves, and every weak pass alone, so that the result
             is the same to the last bit as with full passes. False keeps the pipeline's own batch,
             and runs weak passes that start in the same layer as one: faster on a GPU that half a
@@ -90,8 +91,8 @@ def guide(
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad
             number, nothing to do, a scheduler on which a restart is not known to be right, a
             model with a cache that they would spoil (diffusers' FirstBlockCache, MagCache,
-            SeaCache, TaylorSeer and TextKVCache are none; FasterCache, PAB and those of others
-            are), or more processes than passes.
+            SeaCache, TaylorSeer, Pyramid Attention Broadcast and TextKVCache are none;
+            FasterCache and those of others are), or more processes than passes.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
@@ -166,7 +167,16 @@ class Guide(GuidedCalls):
                 denoiser.register_forward_hook(after, with_kwargs=True, always_call=True),
             ]
             _GUIDED_DENOISERS.add(denoiser)
+        if self.request.budget is not None:
+            check: Any = torch.compiler.disable(self._before_text_encoder)
+            encoders = early_checks.text_encoders(self.pipe)
+            hooks += [encoder.register_forward_pre_hook(check) for encoder in encoders]
         return hooks
+
+    def _before_text_encoder(self, *_: Any) -> None:
+        frame = call_frame.find_call_frame(self.pipe)
+        if frame is not None:
+            self.check_call(frame)
 
     def remove(self) -> None:
         """Take everything off the pipeline again; a second call does nothing."""
@@ -183,7 +193,10 @@ class Guide(GuidedCalls):
         self._run.forget_history()
         running = call_frame.find_call_frame(self.pipe) is not None
         for guided in self._guided_denoisers.values():
-            guided.forget_caches([COND, UNCOND] if running else [])
+            if running:  # which goes on with these
+                guided.forget_caches([COND, UNCOND])
+            else:
+                guided.release_caches()
         for denoiser in self._guided_denoisers:
             _GUIDED_DENOISERS.discard(denoiser)
 
@@ -220,7 +233,7 @@ class Guide(GuidedCalls):
         self.remove()
 
     def check_steps(self, num_steps: int) -> None:
-        """Check that windows, lists of scales and zero steps suit runs of so many steps.
+        """Check that windows, lists of scales, zero steps and a budget suit runs of so many steps.
 
         Each run is checked when it begins; this is for knowing before.
 
@@ -228,6 +241,31 @@ class Guide(GuidedCalls):
             ValueError: if one does not.
         """
         self._run.check_steps(num_steps)
+        self._check_budget(num_steps, has_cfg=False)
+
+    def check_call(self, frame: FrameType) -> None:
+        """Check that a budget suits a call of the pipeline, as far as its arguments tell.
+
+        It is done before a text encoder runs, and again in full at the first step.
+
+        Args:
+            frame: of the call.
+
+        Raises:
+            ValueError: if the budget is too small.
+        """
+        num_steps = early_checks.count_steps(self.pipe, frame)
+        if num_steps is not None:
+            self._check_budget(num_steps, self._loop.will_have_cfg(frame))
+
+    def _check_budget(self, num_steps: int, has_cfg: bool) -> None:
+        if self.request.budget is None or self.request.restart:  # which takes more steps
+            return
+        costs = [0.0] * len(self.terms)
+        if self.family.unet is None:  # a UNet's are measured on the inputs of its first call
+            found = [known.weak_costs(num_steps) for known in self._guided_denoisers.values()]
+            costs = [min(own) for own in zip(*found, strict=True)]
+        early_checks.check_budget(self.request, num_steps, has_cfg, costs)
 
     @property
     def rescale(self) -> float:

@@ -150,7 +150,10 @@ class GuidedCalls:
             index = self._loop.first_index() if step is None else 0
             for known in self._guided_denoisers.values():
                 known.begin_run(joins=index > 0)
-        self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame), guided)
+        has_cfg = self._loop.has_cfg(frame)
+        if self._run.differences.needs_plan and self.family.unet is None:
+            self._choose_plan(guided, index, has_cfg)
+        self._step = step = self._run.decide_step(index, has_cfg, guided)
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._loop.add_calls(step, frame)
         step.choose_batch(self.request.exact, always_split=split)
@@ -233,8 +236,8 @@ class GuidedCalls:
         if self.family.unet and not self._input_spec_set:
             guided.set_input_spec(args, kwargs)
             self._input_spec_set = True
-        if self._run.differences.needs_plan:
-            self._choose_plan(guided, step)
+        if self._run.differences.needs_plan:  # of a UNet, whose costs were not known before
+            self._choose_plan(guided, step.index, step.has_cfg)
         weaks = self._weak_predictions(guided, step, args, kwargs)
         channels = step.c[0].shape[1] // 2 if self._run.variance else None
         step.compute_push(weaks, self.request.orthogonalize, channels)
@@ -255,17 +258,17 @@ class GuidedCalls:
         pairs = zip(us, step.returned, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
 
-    def _choose_plan(self, guided: GuidedDenoiser, step: GuidedStep) -> None:
-        """Choose what a budget is spent on, in the first guided step of a run, and say it."""
+    def _choose_plan(self, guided: GuidedDenoiser, index: int, has_cfg: bool) -> None:
+        """Choose what a budget is spent on from a step on, the first of a run, and say it."""
         costs = guided.weak_costs(self._loop.num_steps())
-        g = self._typical_scale(step) if step.has_cfg else None
-        self.plan = self._run.differences.choose_plan(costs, g, step.index)
+        g = self._typical_scale() if has_cfg else None
+        self.plan = self._run.differences.choose_plan(costs, g, index)
         _log.info("%s", self.plan)
 
-    def _typical_scale(self, step: GuidedStep) -> float:
+    def _typical_scale(self) -> float:
         """Return g of this step, which stands for those of the run; SVD has one for each frame."""
         try:
-            scale = self._loop.guidance_scales(len(step.c))[0]
+            scale = self._loop.guidance_scales(len(self.family.outputs))[0]
         except ValueError:  # the pipeline sets it after the denoiser was called
             return TYPICAL_SCALE
         return float(torch.as_tensor(scale).max())

@@ -150,6 +150,16 @@ class PipelineLoop:
         """Return whether the step under way has CFG."""
         return is_cfg_on(self.pipe, self.calls, frame)
 
+    def will_have_cfg(self, frame: FrameType) -> bool:
+        """Return whether a call that has just begun is known to have CFG.
+
+        The pipeline may not have taken over its arguments yet, so the scale is looked at too."""
+        scale = frame.f_locals.get(self.scale_argument, 2.0)
+        try:
+            return is_cfg_on(self.pipe, self.calls, frame) and scale > 1
+        except (AttributeError, LookupError, TypeError):
+            return False
+
     def add_calls(self, step: GuidedStep, frame: FrameType) -> None:
         """Settle how the pipeline calls its denoiser at a step, and what it gets back.
 

@@ -18,7 +18,7 @@ from skipguide.method.reuse import DifferenceHistory
 from skipguide.method.terms import SLG, STG
 from skipguide.pipeline import noise_levels
 from skipguide.pipeline.denoiser import GuidedDenoiser
-from skipguide.pipeline.differences import RunDifferences
+from skipguide.pipeline.differences import RunDifferences, needs_no_uncond
 from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep
 
 Tensor = torch.Tensor
@@ -84,7 +84,7 @@ class RunState:
         self._sigmas: list[float] = []  # per step, for a schedule
         self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
         self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
-        self.differences = RunDifferences(request, loop, self._guided_steps)
+        self.differences = RunDifferences(request, loop, self._guided_steps, self._bin_scale)
         self._effective = set[tuple[GuidedDenoiser, int]]()  # terms that changed something
 
     # --- the run ----------------------------------------------------------------------------------
@@ -220,6 +220,8 @@ class RunState:
         self._had_cfg = self._had_cfg or has_cfg
         if has_cfg and self.rule is not None:
             self._apply_rule(step)
+        if has_cfg and needs_no_uncond(self.rule, g):
+            step.combination, step.uncond_terms = Combination.COND_ONLY, ()
         if not has_cfg and (step.uncond_terms or g not in (None, 1) or self.rule is not None):
             self._check_cfg_was_on(step)
             step.uncond_terms = ()
@@ -232,6 +234,10 @@ class RunState:
         history = self.differences.of_uncond(guided, step.uncond_terms)
         step.keeps_uncond = history is not None or self.differences.needs_plan
         step.reuses_uncond = history is not None and not history.is_due(step.index)
+
+    def _bin_scale(self, index: int) -> float | None:
+        """Return g of a step where a Schedule has its own."""
+        return self._active_guidance(index)[2]
 
     def _guided_steps(self, j: int) -> list[int]:
         """Return the steps of the run at which a term is on."""

@@ -22,6 +22,7 @@ from skipguide.pipeline.cache_hooks import (
     state_managers,
     stateful_hooks,
 )
+from skipguide.pipeline.pass_states import give_states_to_passes, take_states_from_passes
 from skipguide.weak import patching
 
 _WHOLE_BLOCK = ("residual", "shuffle")  # skips that a proxy for the block itself makes
@@ -66,10 +67,19 @@ class StepCaches(CacheContexts):
                 f"guide() needs a {self.family.model} with one cache across steps, but"
                 f" {' and '.join(titles)} are on. Switch one off."
             )
+        for _, hook, kind in found:
+            if kind.one_state:
+                give_states_to_passes(hook)
         held = [(module, state_managers(hook)) for module, hook, _ in found]
         if self.manage(found[0][2] if found else None, [m for _, own in held for m in own]):
             self._find_block_hooks()
             self._find_shares(held)
+
+    def release(self) -> None:
+        """Put back what the hooks of the cache had for a state."""
+        for module in self.denoiser.modules():
+            for _, hook in stateful_hooks(module):
+                take_states_from_passes(hook)
 
     def _find_shares(self, held: Sequence[tuple[nn.Module, Sequence[Any]]]) -> None:
         self._module_shares = []

@@ -94,7 +94,7 @@ class InterceptedAttention(patching.ModuleProxy):
 
     def _run_intercepted(self, *args: Any, **kwargs: Any) -> Any:
         _check_sees_tokens_in_order(self.real, self.skip, self.view)
-        with _InterceptSDPA(lambda call: self.edit(call, self.view, self.strength)) as caught:
+        with InterceptSDPA(lambda call: self.edit(call, self.view, self.strength)) as caught:
             output = self.real(*args, **kwargs)
         if not caught.calls:
             raise RuntimeError(
@@ -131,7 +131,7 @@ def _check_sees_tokens_in_order(real: torch.nn.Module, skip: str, view: Attentio
     )
 
 
-class _InterceptSDPA(TorchFunctionMode):
+class InterceptSDPA(TorchFunctionMode):
     """Hands calls of torch's attention to `edit`; all other functions run as they are."""
 
     def __init__(self, edit: Callable[[SDPACall], Tensor]):

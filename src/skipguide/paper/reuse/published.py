@@ -74,8 +74,10 @@ def _position(layer: int | str, stacks: dict[str, int]) -> int:
 def _plan(cost: float, g: float | None, scale: float, steps: int) -> BudgetPlan:
     path = NoisePath([1 - i / steps for i in range(steps)])
     every, first = tuple(range(steps)), frozenset({0})
-    demands = [] if g is None else [Demand("u", 1.0, every, first, g - 1, budget.UNCOND_LENGTH)]
-    demands.append(Demand("weak", cost, every, first, scale, budget.WEAK_LENGTH))
+    demands = [Demand("weak", cost, every, first, (scale,) * steps, budget.WEAK_LENGTH)]
+    if g is not None:
+        scales = (g - 1,) * steps
+        demands.insert(0, Demand("u", 1.0, every, first, scales, budget.UNCOND_LENGTH))
     return budget.choose_plan(BUDGET, path, demands, steps)
 
 
