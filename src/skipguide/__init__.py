@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipguide.method.cfg_rules import (
-        APG, C2FG, FDG, MAMBOG, TAG, TCFG, APGMix, CFGReuse, CFGZero, Interval, RectifiedCFG,
-    )  # fmt: skip
+        APG,
+        C2FG,
+        FDG,
+        MAMBOG,
+        TAG,
+        TCFG,
+        APGMix,
+        CFGReuse,
+        CFGZero,
+        Interval,
+        RectifiedCFG,
+    )
     from skipguide.method.restart import Restart
     from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
     from skipguide.pipeline.guide import Guide, guide

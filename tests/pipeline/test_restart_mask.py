@@ -63,7 +63,7 @@ def test_what_is_between_keeps_some_and_renews_some() -> None:
 
     none = run(None)
     plain = run(Restart(window=(0.25, 0.75)))
-    masked = run(Restart(window=(0.25, 0.75), mask=0.5))
+    masked = run(Restart(window=(0.25, 0.75), mask=1.3))
     assert len(plain) == len(masked) == 6
     kept = (masked[4] == none[2]).all(1)  # (B, F, H, W), after step 2 was done again
     share = kept.float().mean((1, 2, 3))
@@ -76,7 +76,10 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "flow": (known.FlowMatchEulerDiscreteScheduler, dict(shift=3.0)),
     "inverted": (known.FlowMatchEulerDiscreteScheduler, dict(invert_sigmas=True)),
     "open-sora": (OpenSoraRFlowScheduler, {}),
-    "vp": (known.DDIMScheduler, dict(clip_sample=False, timestep_spacing="trailing")),
+    "vp": (
+        known.DDIMScheduler,
+        dict(clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction"),
+    ),
     "ve": (known.EulerDiscreteScheduler, dict(prediction_type="v_prediction")),
 }
 
@@ -153,7 +156,7 @@ def test_rounds_by_hand(name: str) -> None:
 
 def test_one_sample_does_not_touch_another() -> None:
     given = tiny.tiny("MochiPipeline")
-    restart = Restart(window=(0.25, 0.75), repeats=2, mask=0.5)
+    restart = Restart(window=(0.25, 0.75), repeats=2, mask=1.3)
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     both = restarted("MochiPipeline", restart, generator=generators).reshape(2, -1)
     call = {
@@ -168,7 +171,7 @@ def test_one_sample_does_not_touch_another() -> None:
 def test_a_run_begins_anew() -> None:
     """Nothing of a run, nor of one that was stopped in an interval, goes into the next one."""
     given = tiny.tiny("MochiPipeline")
-    with guide(given.pipe, restart=Restart(window=(0.25, 0.75), mask=0.5)) as handle:
+    with guide(given.pipe, restart=Restart(window=(0.25, 0.75), mask=1.3)) as handle:
         first = oracle.run(given, **FOUR)
 
         def stop(pipe: Any, i: int, t: Any, kwargs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -187,19 +190,24 @@ def test_a_run_begins_anew() -> None:
     ("name", "message"),
     [
         ("WanPipeline", "needs a scheduler whose steps depend on the latents alone"),
-        ("CogVideoXPipeline dpm", "needs a scheduler whose steps depend on the latents alone"),
         ("CosmosTextToWorldPipeline", "a Restart with a mask needs to know how predictions become"),
     ],
 )
 def test_where_a_mask_is_refused(name: str, message: str) -> None:
-    if name not in tiny.builders():
-        pytest.skip("no such tiny pipeline")
     given = tiny.tiny(name)
     with (
         pytest.raises(ValueError, match=message),
         guide(given.pipe, restart=Restart(window=(0.25, 0.5), mask=0.25)),
     ):
         oracle.run(given, **FOUR)
+
+
+def test_schedulers_that_keep_predictions_are_refused() -> None:
+    restart = Restart(window=(0.25, 0.5), mask=0.25)
+    for kind in (known.CogVideoXDPMScheduler, known.DPMSolverMultistepScheduler):
+        with pytest.raises(ValueError, match=f"but a {kind.__name__} keeps earlier predictions"):
+            RestartController(kind(), [restart])
+        RestartController(kind(), [Restart(window=(0.25, 0.5))]).remove()
 
 
 def test_errors_of_a_mask() -> None:

@@ -129,9 +129,7 @@ def _projected(c: Tensor, d: Tensor, rule: APG | APGMix, momentum: MomentumBuffe
 # --- the scale of c - u ---------------------------------------------------------------------------
 
 
-def control_cfg(
-    c: Tensor, u: Tensor, g: float | Tensor, rate: float, time: float
-) -> Tensor:
+def control_cfg(c: Tensor, u: Tensor, g: float | Tensor, rate: float, time: float) -> Tensor:
     """Return u + g exp(rate (1 - time)) (c - u) (C2FG, Eq. 14).
 
     Args:
@@ -191,17 +189,15 @@ def amplify_tangential(D: Tensor, latents: Tensor, eta: float) -> Tensor:
     """Return D's part along the latents, and eta times its part across them (TAG, Eq. 7 and 16).
 
     The paper divides the step that a solver makes of D. Where the step is a x + b D, as in Euler's
-    and DDIM's, its part across x is b times D's, so that dividing D is the same; and noise, velocity
-    and data differ by multiples of x and a factor, so that all give the same step.
+    and DDIM's, its part across x is b times D's, so that dividing D is the same; and noise,
+    velocity and data differ by multiples of x and a factor, so that all give the same step.
     """
     x, whole = upcast(latents), upcast(D)
     along = projection_coefficient(whole, x) * x
     return (along + eta * (whole - along)).to(D.dtype)
 
 
-def aligned_cfg(
-    c: Tensor, u: Tensor, g: float | Tensor, latents: Tensor, align: float
-) -> Tensor:
+def aligned_cfg(c: Tensor, u: Tensor, g: float | Tensor, latents: Tensor, align: float) -> Tensor:
     """Return u + g (c - u) + align g_align, with the last term of TAG for CFG (Eq. 24-26).
 
     g_align is c's part along that part of c - u which lies across the latents.

@@ -86,7 +86,7 @@ class APGMix:
     """CFG at the beginning, and APG with a scale of its own afterwards, as in HunyuanImage 2.1.
 
     Args:
-        apg_scale: w of the later steps, in u + w (d_across + eta d_along); it replaces the pipeline's.
+        apg_scale: w of the later steps, in u + w (d_across + eta d_along), in the place of g.
         start: the fraction of the run from which it is used. Before it D is CFG's, and c - u goes
             into the momentum alone.
         eta, momentum, norm_threshold: as for APG, with c and u as the model predicts them.

@@ -1,17 +1,21 @@
 """Rectified-CFG++: u and a second c at a point that the first c predicts.
 
-A step of a flow goes from the noise level s to s' along c. The predicted point lies on that line, at
-x + reach (s' - s) c, and the model is asked there as the pipeline would ask it: with other latents
-and another timestep, and everything else as it was. u comes from the pipeline's own call for it,
-whose inputs are moved in the same way; the second c is a pass more.
+A step of a flow goes from the noise level s to s' along c. The predicted point lies on that line,
+at x + reach (s' - s) c, and the model is asked there as the pipeline would ask it: with other
+latents and another timestep, and everything else as it was. u comes from the pipeline's own call
+for it, whose inputs are moved in the same way; the second c is a pass more.
+
+Conditions may lie behind the latents in the channels (a first frame, a mask), and stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from skipguide.families import schema
 from skipguide.method.cfg_rules import RectifiedCFG
 from skipguide.method.protocols import Inputs, ReadOnlyInputs, Scheduler
 from skipguide.pipeline import noise_levels
@@ -64,37 +68,60 @@ class Corrector:
         self._reach, self._what = rule.reach, what
         self._count = scheduler.config.get("num_train_timesteps", 1000)
         self._unit: float | None = None  # of the timesteps that the denoiser gets, once it is known
+        self._knows_latents = False  # they are where they are expected among its inputs
 
-    def move(self, guided: GuidedDenoiser, inputs: ReadOnlyInputs, c: Tensor, step: int) -> Inputs:
+    def move(
+        self,
+        guided: GuidedDenoiser,
+        inputs: ReadOnlyInputs,
+        c: Tensor,
+        step: int,
+        latents: Tensor | None,
+    ) -> Inputs:
         """Return the inputs of a call as they are at the predicted point.
 
-        Until it is known what the pipeline makes of a timestep, this waits for the device: at the
-        first step, and at a second one where that begins at 0.
+        This waits for the device at the first step of a run, where it looks at the latents and at
+        what the pipeline makes of a timestep; and at a second one where that begins at 0.
 
         Args:
             guided: the denoiser.
             inputs: by name, of the cond or the uncond rows.
             c: the prediction for the cond rows.
             step: of the run, restarts included, counted from the scheduler's first timestep.
+            latents: of the pipeline's loop, shaped like c; None where there are none.
 
         Raises:
-            ValueError: for latents with more channels than c, timesteps for each token, or
-                timesteps that the pipeline converts.
+            ValueError: for latents that are not the first channels of the denoiser's, timesteps for
+                each token, or timesteps that the pipeline converts.
         """
-        latents, timestep = inputs.get(_LATENTS), inputs.get(_TIMESTEP)
-        if getattr(latents, "shape", None) != c.shape or not torch.is_tensor(timestep):
-            raise ValueError(
-                f"{self._what} moves the latents that the denoiser gets, which must have the shape"
-                f" of a prediction, {tuple(c.shape)}, but a {guided.family.model} of this pipeline"
-                " gets more (a first frame, a mask, or other conditions). Use another rule."
-            )
-        assert torch.is_tensor(latents)
+        given, timestep = inputs.get(_LATENTS), inputs.get(_TIMESTEP)
+        channels = schema.channel_dimension(guided.family)
+        self._check_latents(guided, given, c, latents, channels)
+        assert torch.is_tensor(given)
+        assert torch.is_tensor(timestep)
         before, after = self._steps[step]
         reached = before + self._reach * (after - before)
         unit = self._find_unit(timestep, before)
-        moved = latents.float() + (reached - before) * c.float()
+        x, *conditions = given.tensor_split([c.shape[channels]], channels)
+        moved = (x.float() + (reached - before) * c.float()).to(given.dtype)
         time = torch.full_like(timestep, unit * reached)
-        return {**inputs, _LATENTS: moved.to(latents.dtype), _TIMESTEP: time}
+        return {**inputs, _LATENTS: torch.cat([moved, *conditions], channels), _TIMESTEP: time}
+
+    def _check_latents(
+        self, guided: GuidedDenoiser, given: Any, c: Tensor, latents: Tensor | None, channels: int
+    ) -> None:
+        if self._knows_latents:
+            return
+        rows = None
+        if torch.is_tensor(given) and given.ndim == c.ndim and latents is not None:
+            rows = given.narrow(channels, 0, min(given.shape[channels], c.shape[channels]))
+        if rows is None or rows.shape != c.shape or not torch.equal(rows, latents.to(rows.dtype)):  # type: ignore[union-attr]
+            raise ValueError(
+                f"{self._what} moves the latents that the denoiser gets, which must be the first"
+                f" channels of its input, {tuple(c.shape)}, but those of a {guided.family.model} of"
+                " this pipeline are others. Use another rule."
+            )
+        self._knows_latents = True
 
     def _find_unit(self, timestep: Tensor, sigma: float) -> float:
         """Return by what the pipeline multiplies noise levels: 1, or the number of timesteps."""

@@ -190,7 +190,7 @@ class GuidedCalls:
                 self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
 
     def _make_corrector(self) -> Corrector | None:
-        rule, loop = self.request.cfg, self._loop
+        rule = self.request.cfg
         if not isinstance(rule, RectifiedCFG):
             return None
         scheduler, restarts = self.pipe.scheduler, self._restart_controller
@@ -357,7 +357,8 @@ class GuidedCalls:
         """Return the inputs of a call at the point that c predicts."""
         assert self._corrector is not None
         index = self._loop.first_timestep_index() + step.index
-        return self._corrector.move(guided, inputs, step.c[0], index)
+        c = step.c[0]
+        return self._corrector.move(guided, inputs, c, index, self._loop.latents(c.shape))
 
     def _repeat_cond_pass(
         self,

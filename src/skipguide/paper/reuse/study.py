@@ -220,4 +220,3 @@ def _result(study: Study, row: Row, real: Tensor) -> RowResult:
         estimate(lambda kept: frechet(mine, kept)),
         estimate(lambda kept: frechet(mine, kept) - frechet(exact, kept)),
     )
-

@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from skipguide import (
-    APG, C2FG, FDG, MAMBOG, TAG, TCFG, APGMix, CFGReuse, CFGZero, Interval, RectifiedCFG, Restart,
-)  # fmt: skip
+    APG,
+    C2FG,
+    FDG,
+    MAMBOG,
+    TAG,
+    TCFG,
+    APGMix,
+    CFGReuse,
+    CFGZero,
+    Interval,
+    RectifiedCFG,
+    Restart,
+)
 from skipguide.paper.reuse.rows import PLAIN, Row
 
 MODEL = "mochi"
