@@ -40,12 +40,15 @@ def test_study_of_rules_is_measured_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score_text, "STEPS", 4)
-    short = [row for row in rows.ROWS if row.name in ("CFG", "STG", "TAG", "restart, mask")]
+    short = [row for row in rows.ROWS if row.name in ("CFG", "STG", "TAG", "interval")]
     monkeypatch.setattr(rows, "ROWS", tuple(short))
     order = page.study(tmp_path / "runs", 16)
+    with pytest.raises(ValueError, match="the numbers need CFG and STG, but .* lacks clips"):
+        page.write(order, tmp_path / "docs")
     list(study.make(order))
+    order.path(rows.ROWS[-1], 0).unlink()  # a row that is not whole is left out
     text = page.write(order, tmp_path / "docs").read_text("utf-8")
     tag = next(line for line in text.splitlines() if line.startswith("| TAG | 16 | 2.00 | "))
     assert tag.count("|") == 8
-    assert "| restart, mask | 16 |" in text
-    assert "| STG | 16 | 2.50 | 1.00 |" in text
+    assert "| interval | 16 |" not in text
+    assert "| STG | 16 | 2.50 | 1.00 (1.00 to 1.00) |" in text

@@ -26,6 +26,8 @@ from skipguide import (
 )
 from skipguide.families import lookup, schema
 from skipguide.guider import SkipGuidance
+from skipguide.method.request import GuidanceRequest
+from skipguide.pipeline import branch_plan
 from support import oracle, pyramids, tiny
 from support.played import on_prediction, played
 from support.tiny.base import Tiny
@@ -325,6 +327,10 @@ def test_rectified_cfg_on_wan_with_euler_steps() -> None:
         (
             lambda: guide(tiny.tiny("MochiPipeline").pipe, cfg=RectifiedCFG(), budget=2.0),
             "a budget keeps c - u from step to step, but RectifiedCFG computes u elsewhere",
+        ),
+        (
+            lambda: branch_plan.check_request(GuidanceRequest(cfg=RectifiedCFG())),
+            "parallel= runs c and u side by side, but RectifiedCFG computes u where c leads",
         ),
         (
             lambda: SkipGuidance(cfg=RectifiedCFG()),

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from torch.distributed.device_mesh import init_device_mesh
 
-from skipguide import APG, SLG, STG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
+from skipguide import APG, SLG, STG, TAG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
 from skipguide.pipeline.branch_group import BranchError
 from support import oracle
 from support.tiny import in_dtype
@@ -95,6 +95,7 @@ MORE_CASES = {
     "Wan, half of the steps": Case(WAN, [STG([1], every=0.5)]),
     "Wan, where it changes": Case(WAN, [STG([1], every="auto")]),
     "Wan, restart": Case(WAN, [STG([1])], {"restart": Restart((0.3, 0.95))}),
+    "Wan, TAG": Case(WAN, [STG([1])], {"cfg": TAG(1.2, align=0.5)}),
     "Wan, APG": Case(WAN, [STG([1])], {"cfg": APG(momentum=-0.5)}),
     "Wan, CFG-Zero": Case(WAN, [STG([1])], {"cfg": CFGZero(zero_steps=1)}),
     "Wan, interval": Case(WAN, [STG([1])], {"cfg": Interval((0.0, 0.5))}),

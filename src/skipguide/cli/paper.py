@@ -374,6 +374,9 @@ def rules(
             metavar="PATH",
         ),
     ] = Path("docs"),
+    made_only: Annotated[
+        bool, typer.Option("--made-only", help="Report on the rows that are there, and make none.")
+    ] = False,
     text_only: TextOnly = False,
 ) -> None:  # fmt: skip
     """Measure the rules of CFG and restarts with a mask on lab-mochi.
@@ -388,7 +391,8 @@ def rules(
         typer.echo(page.fill(docs))
         return
     order = page.study(folder / "rules", clips)
-    _make_study(order)
+    if not made_only:
+        _make_study(order)
     typer.echo(page.write(order, docs))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -27,8 +28,20 @@ def study(folder: Path, clips: int) -> Study:
 
 
 def write(order: Study, docs: Path) -> Path:
-    """Write what a study found to `docs/rules/`, and the page anew."""
-    reuse_page.write_numbers(order, numbers_path(docs))
+    """Write what a study found to `docs/rules/`, and the page anew.
+
+    Rows that are not whole yet are left out.
+    """
+    made = [
+        row for row in order.rows if all(order.path(row, i).is_file() for i in order.batches(row))
+    ]
+    if made[:2] != list(order.rows[:2]):
+        raise ValueError(
+            f"the numbers need {order.rows[0].name} and {order.rows[1].name}, but"
+            f" {order.folder} lacks clips of them. Run the command without --made-only."
+        )
+    whole = dataclasses.replace(order, rows=tuple(made))
+    reuse_page.write_numbers(whole, numbers_path(docs))
     return fill(docs)
 
 

@@ -34,20 +34,20 @@ def _restart(name: str, **more: Any) -> Row:
 
 
 RULES = (
-    _rule("APG", APG()),
-    _rule("APG, mix, w = 4.5", APGMix(4.5)),
-    _rule("C2FG", C2FG()),
-    _rule("CFG-Zero*", CFGZero()),
     _rule("FDG", FDG()),
-    _rule("FDG, detail more", FDG((1.5, 1.0))),
     _rule("MAMBO-G", MAMBOG()),
     _rule("TAG", TAG()),
+    _rule("C2FG", C2FG()),
+    _rule("Rectified-CFG++", RectifiedCFG()),
+    Row("CFG, 1.5 times the steps", None, steps=1.5, is_main=True),
     _rule("TAG for CFG", TAG(1.0, 1.0)),
+    _rule("FDG, detail more", FDG((1.5, 1.0))),
+    _rule("APG, mix, w = 4.5", APGMix(4.5)),
+    _rule("APG", APG()),
+    _rule("CFG-Zero*", CFGZero()),
     _rule("TCFG", TCFG()),
     _rule("interval", Interval()),
     _rule("reuse", CFGReuse(0.75)),
-    _rule("Rectified-CFG++", RectifiedCFG()),
-    Row("CFG, 1.5 times the steps", None, steps=1.5, is_main=True),
 )
 RESTARTS = (
     _restart("restart"),
@@ -55,4 +55,11 @@ RESTARTS = (
     _restart("restart, twice", repeats=2),
     _restart("restart, twice, mask", repeats=2, mask=MASK),
 )
-ROWS = (Row(PLAIN, None, is_main=True), Row("STG", is_main=True), *RULES, *RESTARTS)
+# The newest ones are made first.
+ROWS = (
+    Row(PLAIN, None, is_main=True),
+    Row("STG", is_main=True),
+    *RULES[:6],
+    *RESTARTS,
+    *RULES[6:],
+)
