@@ -24,9 +24,13 @@ from diffusers.modular_pipelines.ltx2.modular_blocks_ltx2 import LTX2CoreDenoise
 
 from skipguide import (
     APG,
+    C2FG,
+    MAMBOG,
     SLG,
     STG,
+    TAG,
     TCFG,
+    APGMix,
     Bin,
     CFGReuse,
     CFGZero,
@@ -96,6 +100,10 @@ REQUESTS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "apg in data": ([STG([1], 0.8)], {"cfg": APG(0.3, -0.5, 2.0)}),
     "cfg-zero": ([STG([1], 0.8)], {"cfg": CFGZero(1)}),
     "tcfg alone": ([], {"cfg": TCFG()}),
+    "tag": ([STG([1], 0.8)], {"cfg": TAG(1.2, align=0.5), "rescale": 0.4}),
+    "c2fg": ([STG([1], 0.8)], {"cfg": C2FG(0.7)}),
+    "mambo-g": ([STG([1], 0.8)], {"cfg": MAMBOG(2.0)}),
+    "apg-mix": ([STG([1], 0.8)], {"cfg": APGMix(4.0, 0.5)}),
     "interval": ([STG([1], 0.8)], {"cfg": Interval((0.3, 0.9))}),
     "rescale in data": ([STG([1], 0.8)], {"rescale": 0.7, "rescale_space": "data"}),
 }  # fmt: skip
@@ -134,7 +142,8 @@ def test_a_weak_model_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "request_name", ["slg and stg", "schedule", "random", "cfg-zero", "auto", "cfg reuse", "budget"]
+    "request_name",
+    ["tag", "slg and stg", "schedule", "random", "cfg-zero", "auto", "cfg reuse", "budget"],
 )
 def test_all_of_it_is_configuration(request_name: str) -> None:
     terms, options = REQUESTS[request_name]
@@ -146,7 +155,7 @@ def test_all_of_it_is_configuration(request_name: str) -> None:
 def test_what_a_guider_cannot_know_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match=r"restart lengthens the list of timesteps"):
         SkipGuidance([1], restart=Restart(window=(0.3, 0.6)))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"cfg must be one of apg, cfg-zero"):
+    with pytest.raises(ValueError, match=r"cfg must be one of apg, apg-mix, c2fg, cfg-zero"):
         SkipGuidance([1], cfg={"name": "apq"})
     small = build("HunyuanVideo15Pipeline")
     with pytest.raises(ValueError, match="SLG needs CFG"):

@@ -11,7 +11,19 @@ Importing this package loads neither torch nor diffusers; the first use of a nam
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skipguide.method.cfg_rules import APG, TCFG, CFGReuse, CFGZero, Interval
+    from skipguide.method.cfg_rules import (
+        APG,
+        C2FG,
+        FDG,
+        MAMBOG,
+        TAG,
+        TCFG,
+        APGMix,
+        CFGReuse,
+        CFGZero,
+        Interval,
+        RectifiedCFG,
+    )
     from skipguide.method.restart import Restart
     from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
     from skipguide.models.context_parallel import enable_context_parallel
@@ -20,22 +32,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random",
-    "Restart", "Schedule", "__version__", "enable_context_parallel", "guide", "tune",
+    "APG", "C2FG", "FDG", "MAMBOG", "SLG", "STG", "TAG", "TCFG", "APGMix", "Bin", "CFGReuse",
+    "CFGZero", "Guide", "Interval", "Random", "RectifiedCFG", "Restart", "Schedule", "__version__",
+    "enable_context_parallel", "guide", "tune",
 ]  # fmt: skip
 
+_RULES = (
+    "APG", "APGMix", "C2FG", "CFGReuse", "CFGZero", "FDG", "Interval", "MAMBOG", "RectifiedCFG",
+    "TAG", "TCFG",
+)  # fmt: skip
 _HOME = {
+    **dict.fromkeys(_RULES, "skipguide.method.cfg_rules"),
     "STG": "skipguide.method.terms",
     "SLG": "skipguide.method.terms",
     "Bin": "skipguide.method.terms",
     "Random": "skipguide.method.terms",
     "Schedule": "skipguide.method.terms",
     "Restart": "skipguide.method.restart",
-    "APG": "skipguide.method.cfg_rules",
-    "CFGZero": "skipguide.method.cfg_rules",
-    "TCFG": "skipguide.method.cfg_rules",
-    "CFGReuse": "skipguide.method.cfg_rules",
-    "Interval": "skipguide.method.cfg_rules",
     "guide": "skipguide.pipeline.guide",
     "Guide": "skipguide.pipeline.guide",
     "tune": "skipguide.tuning.api",

@@ -158,6 +158,7 @@ class SkipGuidance(BaseGuidance):
         )  # fmt: skip
         self._forget_runs()
         self.make_request()  # refuses what does not go together
+        _check_rule(rule)
 
     def make_request(self) -> GuidanceRequest:
         """Return what is asked for now: some arguments may be set between runs."""
@@ -382,6 +383,8 @@ class SkipGuidance(BaseGuidance):
         if not self._enabled or not (self._weak_terms() or self._slg_terms()):
             return
         guided = self._guided = self._find_guided_denoiser(denoiser)
+        if self._run is not None:
+            self._run.layout = guided.family.latent_layout
         guided.begin_caches(self._step or 0, self._step or 0)
         if self._run is not None and self._run.differences.needs_plan:
             self._choose_plan(self._run, self._cfg_is_on())
@@ -647,6 +650,15 @@ def _check_restart(restart: Any) -> None:
             "a restart lengthens the list of timesteps, which is fixed before a run's guider hears"
             " of the run, but SkipGuidance got one. Use guide(pipe, restart=...) on a pipeline that"
             " is no Modular one."
+        )
+
+
+def _check_rule(rule: cfg_rules.CFGRule | None) -> None:
+    if isinstance(rule, cfg_rules.RectifiedCFG):
+        raise ValueError(
+            "RectifiedCFG asks the model at other latents than the step's, but a guider only gets"
+            " what the pipeline computes at those. Use guide(pipe, cfg=...) on a pipeline that is"
+            " no Modular one, or another rule."
         )
 
 

@@ -453,7 +453,7 @@ def test_steps_of_a_restart_are_counted() -> None:
 EARLY = [
     (
         ("--cfg-rule", "apgg"),
-        "cfg must be one of apg, cfg-zero, tcfg, interval, reuse, but got 'apgg'.",
+        "tcfg, but got 'apgg'. Did you mean 'apg'?",
     ),
     (
         ("--cfg-rule", "apg etta=1"),

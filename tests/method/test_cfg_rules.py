@@ -15,12 +15,12 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 
 from skipguide import APG, STG, TCFG, CFGZero, Interval, Restart, guide
 from skipguide.families.rows import FAMILIES
-from skipguide.method import cfg_rules
+from skipguide.method import cfg_formulas
 from skipguide.method.formula import DataSpace
 from skipguide.opensora import OpenSoraRFlowScheduler
 from skipguide.pipeline import noise_levels
 from support import oracle, tiny
-from support.tiny.base import Tiny
+from support.played import on_prediction, played
 
 Tensor = torch.Tensor
 TWO = {"num_inference_steps": 2}
@@ -52,14 +52,14 @@ def test_apg_is_that_of_diffusers(
 ) -> None:
     """Its original formulation has g - 1 in the place of g. Three steps, for the momentum."""
     c, u = predictions
-    rule, memory = APG(eta, momentum, threshold, "prediction"), cfg_rules.MomentumBuffer()
+    rule, memory = APG(eta, momentum, threshold, "prediction"), cfg_formulas.MomentumBuffer()
     buffer = apg_of_diffusers.MomentumBuffer(momentum) if momentum else None
     for step in range(3):
         u = u + 0.1 * step
         theirs = apg_of_diffusers.normalized_guidance(
             c, u, 3.5, buffer, eta, threshold, use_original_formulation=True
         )
-        torch.testing.assert_close(cfg_rules.apg(c, u, 4.5, rule, memory), theirs)
+        torch.testing.assert_close(cfg_formulas.apg(c, u, 4.5, rule, memory), theirs)
 
 
 def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> None:
@@ -69,20 +69,20 @@ def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> Non
     theirs = apg_of_diffusers.normalized_guidance(
         x - sigma * c, x - sigma * u, 3.5, None, 0.2, 1.0, use_original_formulation=True
     )
-    found = cfg_rules.apg(
-        c, u, 4.5, APG(0.2, 0.0, 1.0), cfg_rules.MomentumBuffer(), DataSpace(x, 1.0, -sigma)
+    found = cfg_formulas.apg(
+        c, u, 4.5, APG(0.2, 0.0, 1.0), cfg_formulas.MomentumBuffer(), DataSpace(x, 1.0, -sigma)
     )
     torch.testing.assert_close(found, (x - theirs) / sigma)
 
 
 def test_apg_without_all_three_is_cfg(predictions: tuple[Tensor, Tensor]) -> None:
     c, u = predictions
-    found = cfg_rules.apg(
+    found = cfg_formulas.apg(
         c,
         u,
         4.5,
         APG(1.0, 0.0, 0.0),
-        cfg_rules.MomentumBuffer(),
+        cfg_formulas.MomentumBuffer(),
         DataSpace(torch.randn(c.shape), 1.0, -0.3),
     )
     torch.testing.assert_close(found, u + 4.5 * (c - u))
@@ -91,12 +91,12 @@ def test_apg_without_all_three_is_cfg(predictions: tuple[Tensor, Tensor]) -> Non
 def test_tangential_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> None:
     c, u = predictions
     torch.testing.assert_close(
-        cfg_rules.tangential_cfg(c, u, 4.5),
+        cfg_formulas.tangential_cfg(c, u, 4.5),
         tcfg_of_diffusers.normalized_guidance(c, u, 4.5),
         atol=1e-4,
         rtol=1e-4,
     )
-    assert not torch.allclose(cfg_rules.tangential_cfg(c, u, 4.5), u + 4.5 * (c - u), atol=0.1)
+    assert not torch.allclose(cfg_formulas.tangential_cfg(c, u, 4.5), u + 4.5 * (c - u), atol=0.1)
 
 
 def test_zero_star_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> None:
@@ -106,11 +106,11 @@ def test_zero_star_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> N
         guider.set_state(step, 4, torch.tensor(0).long())  # type: ignore[arg-type]
         theirs = guider.forward(c, u).pred
         torch.testing.assert_close(
-            torch.zeros_like(c) if step == 0 else cfg_rules.cfg_zero_star(c, u, 4.5), theirs
+            torch.zeros_like(c) if step == 0 else cfg_formulas.cfg_zero_star(c, u, 4.5), theirs
         )
 
 
-@pytest.mark.parametrize("rule", [cfg_rules.cfg_zero_star, cfg_rules.tangential_cfg])
+@pytest.mark.parametrize("rule", [cfg_formulas.cfg_zero_star, cfg_formulas.tangential_cfg])
 def test_each_sample_by_itself_and_nothing_divided_by_zero(
     predictions: tuple[Tensor, Tensor], rule: Callable[..., Tensor]
 ) -> None:
@@ -132,10 +132,10 @@ def test_rules_in_half_precision_are_those_of_float32(
     c, u = ((300 * value).to(dtype) for value in predictions)
 
     def all_rules(c: Tensor, u: Tensor) -> list[Tensor]:
-        apg = cfg_rules.apg(
-            c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), cfg_rules.MomentumBuffer()
+        apg = cfg_formulas.apg(
+            c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), cfg_formulas.MomentumBuffer()
         )
-        return [apg, cfg_rules.cfg_zero_star(c, u, 3.0), cfg_rules.tangential_cfg(c, u, 3.0)]
+        return [apg, cfg_formulas.cfg_zero_star(c, u, 3.0), cfg_formulas.tangential_cfg(c, u, 3.0)]
 
     for found, exact in zip(all_rules(c, u), all_rules(c.double(), u.double()), strict=True):
         assert found.dtype == dtype
@@ -215,40 +215,6 @@ def test_estimates_of_flows_are_the_data_that_a_sample_was_made_of() -> None:
 
 
 # --- whole pipelines ------------------------------------------------------------------------------
-
-
-def played(
-    given: Tiny, D: Callable[[int, int, Tensor, Tensor, Any], Tensor], **options: Any
-) -> Tensor:
-    """The latents of a run whose denoiser returns D(step, output, c, u, g) for cond and for
-    uncond."""
-    options, returns, i, steps = {**given.short, **options}, [], 0, 1
-    while i < steps:
-        step, steps = oracle.calls_of_step(given, i, returns, options)
-        g = oracle.scales_of(given, step.calls[0].model, options)
-        assert step.u is not None
-        found = [
-            D(i, k, c, step.u[k], torch.as_tensor(g[k], dtype=c.dtype))
-            for k, c in enumerate(step.c)
-        ]
-        returns += [[torch.cat([d, d]) for d in found] if step.batched else found] * len(step.calls)
-        i += 1
-    with oracle.playing(given, returns):
-        return oracle.run(given, **options)
-
-
-def on_prediction(
-    given: Tiny, rule: Callable[[Tensor, Tensor, Any], Tensor]
-) -> Callable[..., Tensor]:
-    """A rule that leaves a learned variance alone."""
-
-    def D(_: int, __: int, c: Tensor, u: Tensor, g: Any) -> Tensor:
-        if not given.variance:
-            return rule(c, u, g)
-        half = c.shape[1] // 2
-        return torch.cat([rule(c[:, :half], u[:, :half], g), c[:, half:]], 1)
-
-    return D
 
 
 def star(c: Tensor, u: Tensor, g: Any) -> Tensor:
@@ -685,6 +651,6 @@ def test_space_of_a_rescaling_that_is_off_does_not_matter() -> None:
 def test_rule_of_another_kind_is_refused() -> None:
     pipe = tiny.tiny("MochiPipeline").pipe
     with pytest.raises(
-        ValueError, match=r"cfg must be an APG, CFGZero, TCFG, Interval or CFGReuse, but got 4\.5"
+        ValueError, match=r"cfg must be one of APG, APGMix, .*TCFG, but got 4\.5\. Write cfg=APG"
     ):
         guide(pipe, cfg=4.5)  # type: ignore[arg-type]

@@ -16,12 +16,11 @@ ROWS = tuple(row for row in rows.ROWS if row.is_main)
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "ROWS", ROWS)
     monkeypatch.setattr(score_text, "STEPS", 6)
 
 
 def test_study_is_resumed_and_reported(short: None, tmp_path: Path) -> None:
-    order = study.Study(tmp_path / "runs", "mochi", 16)
+    order = study.Study(tmp_path / "runs", "mochi", 16, ROWS)
     assert [row.name for _, row in order.tasks()] == [row.name for row in ROWS]
     next(iter(study.make(order)))
     assert len(order.tasks()) == 2

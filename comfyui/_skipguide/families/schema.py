@@ -194,3 +194,11 @@ class Family:
             "joint": not self.axes,
         }
         return {name for name, there in has.items() if there}
+
+
+def channel_dimension(family: Family) -> int:
+    """Return the dimension of the channels in the latents of a family."""
+    layout = family.latent_layout
+    if layout == "packed":  # (B, tokens, C)
+        return 2
+    return layout.index("c") if layout else 1

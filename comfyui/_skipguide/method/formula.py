@@ -50,6 +50,7 @@ def combine(
     push: Tensor | None = None,
     *,
     cfg: CFG | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
     phi: float = 0.0,
     data: DataSpace | None = None,
     variance: bool = False,
@@ -62,6 +63,7 @@ def combine(
         g: classifier-free guidance scale.
         push: `(B, ...)`, the sum over the terms that `skip_guidance` returns; None without terms.
         cfg: a rule in the place of u + g (c - u), such as those of `cfg_rules`; None is plain CFG.
+        finish: what a rule makes of D with its push, before the rescaling; None leaves it.
         phi: rescaling in [0, 1]; 0 is off.
         data: rescale estimates of the clean video instead of predictions.
         variance: the second half of the channels is a variance that the model has learned. It takes
@@ -78,6 +80,9 @@ def combine(
         D = cfg(c, u, g)
     if push is not None:
         D = D + push
+    if finish is not None:
+        prediction, *learned = D.chunk(2, dim=1) if variance else (D,)
+        D = torch.cat([finish(prediction), *learned], dim=1)
     if phi == 0:
         return D
     if variance:

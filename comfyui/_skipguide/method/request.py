@@ -23,7 +23,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..method import cfg_rules, parsing, validate
+from ..method import cfg_rules, parsing, rule_table, validate
 from ..method.protocols import PlainData, ReadOnlyData
 from ..method.restart import Restart
 from ..method.reuse import Reuse
@@ -31,17 +31,13 @@ from ..method.terms import SLG, STG, Bin, Random, Schedule
 
 Term = STG | SLG
 
-CFG_RULES: dict[str, type[cfg_rules.CFGRule]] = {
-    "apg": cfg_rules.APG,
-    "cfg-zero": cfg_rules.CFGZero,
-    "tcfg": cfg_rules.TCFG,
-    "interval": cfg_rules.Interval,
-    "reuse": cfg_rules.CFGReuse,
-}
+CFG_RULES: dict[str, type[cfg_rules.CFGRule]] = {row.name: row.kind for row in rule_table.ROWS}
+PLAIN_RULES = (cfg_rules.Interval, cfg_rules.CFGReuse)  # they leave the formula of CFG as it is
 TERM_KINDS: dict[str, type[Term]] = {"stg": STG, "slg": SLG}
 # Of no consequence for what is computed, or a model and so no plain data.
 _NOT_PLAIN = ("source", "preset_rescale", "weak")
 _ALWAYS_WRITTEN = ("layers", "scale", "sigma")
+_TUPLES = ("sigma", "window", "gains")  # parts that are lists in plain data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +74,8 @@ class GuidanceRequest:
     def __post_init__(self) -> None:
         if self.cfg is not None and not isinstance(self.cfg, cfg_rules.CFGRule):
             raise ValueError(
-                "cfg must be an APG, CFGZero, TCFG, Interval or CFGReuse, but got"
-                f" {self.cfg!r}. Write cfg=APG()."
+                f"cfg must be one of {', '.join(kind.__name__ for kind in CFG_RULES.values())}, but"
+                f" got {self.cfg!r}. Write cfg=APG()."
             )
         validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")
         if self.rescale_space not in ("prediction", "data"):
@@ -119,6 +115,11 @@ class GuidanceRequest:
                 "a budget chooses at which steps u and the weak passes are computed, but every= or"
                 " CFGReuse says so too. Leave one of them out."
             )
+        if isinstance(self.cfg, cfg_rules.RectifiedCFG):
+            raise ValueError(
+                "a budget keeps c - u from step to step, but RectifiedCFG computes u elsewhere than"
+                " c. Leave one of them out."
+            )
 
     def _check_orthogonalize(self) -> None:
         several = self.schedule is None and sum(isinstance(term, STG) for term in self.terms) > 1
@@ -137,8 +138,13 @@ class GuidanceRequest:
     @property
     def replaces_cfg(self) -> bool:
         """True if a formula other than CFG combines u and c at every step."""
-        plain = (cfg_rules.Interval, cfg_rules.CFGReuse)
-        return self.cfg is not None and not isinstance(self.cfg, plain)
+        return self.cfg is not None and not isinstance(self.cfg, PLAIN_RULES)
+
+    @property
+    def rule_needs_cfg(self) -> bool:
+        """True if there is a rule that speaks of u, and so needs CFG."""
+        speaks_of_u = not isinstance(self.cfg, cfg_rules.TAG) or self.cfg.align > 0
+        return self.cfg is not None and speaks_of_u
 
     @property
     def reuses(self) -> list[Reuse]:
@@ -411,7 +417,7 @@ def _from_plain(name: str, value: Any) -> Any:
         return _read_layers(value)
     if name == "every" and isinstance(value, float) and value.is_integer():
         return int(value)  # 2.0, as a table of numbers has it
-    return tuple(value) if name in ("sigma", "window") and isinstance(value, list) else value
+    return tuple(value) if name in _TUPLES and isinstance(value, list) else value
 
 
 def _read_layers(value: Any) -> list[int | str] | Random:

@@ -15,6 +15,7 @@ from skipguide.files import folders
 
 if TYPE_CHECKING:
     from skipguide.paper.open.run import Order as OpenOrder
+    from skipguide.paper.reuse.study import Study
     from skipguide.paper.run import Order
 
 paper = typer.Typer(
@@ -358,11 +359,51 @@ def reuse(
         typer.echo(page.fill(docs))
         return
     order = study.Study(folder / "reuse", name, clips)
+    _make_study(order)
+    typer.echo(page.write(order, docs))
+
+
+@paper.command()
+def rules(
+    clips: Annotated[int, typer.Option(help="Of every row, a multiple of 16.")] = 128,
+    folder: Folder = RUNS,
+    docs: Annotated[
+        Path,
+        typer.Option(
+            help="Gets rules.md, and rules/ with the numbers.", parser=parse_folder,
+            metavar="PATH",
+        ),
+    ] = Path("docs"),
+    made_only: Annotated[
+        bool, typer.Option("--made-only", help="Report on the rows that are there, and make none.")
+    ] = False,
+    text_only: TextOnly = False,
+) -> None:  # fmt: skip
+    """Measure the rules of CFG and restarts with a mask on lab-mochi.
+
+    Stop it whenever you like: the same command continues where it stopped.
+    """
+    from skipguide.paper.rules import page
+
+    for option, path in (("--docs", docs), ("--folder", folder)):
+        _check_folder(option, path)
+    if text_only:
+        typer.echo(page.fill(docs))
+        return
+    order = page.study(folder / "rules", clips)
+    if not made_only:
+        _make_study(order)
+    typer.echo(page.write(order, docs))
+
+
+def _make_study(order: Study) -> None:
+    """Make the clips of a study that are missing, with a line of progress."""
+    from skipguide.paper.reuse import study
+
     typer.echo(f"{len(order.tasks())} batches of {study.BATCH} clips to make", err=True)
     with console.training_progress() as report:
         for progress in study.make(order):
             report("batches", progress)
-    typer.echo(page.write(order, docs))
 
 
 def _make_scans(docs: Path, chosen: Sequence[str]) -> None:

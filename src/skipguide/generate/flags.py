@@ -74,6 +74,11 @@ _NEUTRAL_DEFAULTS = {
     "every": 1,
     "rescale_space": "prediction",
 }  # of no preset
+# As method/rule_table.py has them, which loads torch.
+RULE_NAMES = (
+    "apg", "apg-mix", "c2fg", "cfg-zero", "fdg", "interval", "mambo-g", "rectified", "reuse", "tag",
+    "tcfg",
+)  # fmt: skip
 _OF_PLAIN_CFG = ("interval", "reuse")  # rules that leave the formula of CFG as it is
 _MORE_TERMS = ("slg_layers", "term")  # younger than the keys of clips
 
@@ -157,9 +162,9 @@ class GuidanceFlags(BaseModel):
         "Of what the deviation is: of predictions, or of estimates of the clean video.",
     )
     cfg_rule: Rule = _field(
-        'one of apg, cfg-zero, tcfg, interval, reuse, and its parts, as in "apg eta=0.2"',
-        "Instead of plain CFG: apg, cfg-zero, tcfg, interval or reuse, and its parts, as in"
-        " 'interval window=0.1:0.9' or 'reuse every=0.75'.",
+        f'one of {", ".join(RULE_NAMES)}, and its parts, as in "apg eta=0.2"',
+        f"Instead of plain CFG: {', '.join(RULE_NAMES[:-1])} or {RULE_NAMES[-1]}, and its"
+        " parts, as in 'interval window=0.1:0.9' or 'fdg gains=1.5:1'.",
     )
     budget: float | None = _field(
         "a number above 1",
@@ -170,7 +175,8 @@ class GuidanceFlags(BaseModel):
     restart: Restarts = _field(
         'an interval and its parts, as in "0.4:0.6 repeats=2" or "sigma=0.3:0.7"',
         "Do an interval of the run again with new noise, once per interval: '0.4:0.6 repeats=2', or"
-        " 'sigma=0.3:0.7' of noise levels.",
+        " 'sigma=0.3:0.7' of noise levels. '0.1:0.2 mask=0.25' renews only what the model is not"
+        " sure of.",
     )
     exact: bool | None = _field(
         "true or false",

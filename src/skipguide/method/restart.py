@@ -47,6 +47,10 @@ class Restart:
         repeats: K, how many times more.
         noise_scale: the noise is multiplied by it (S_noise; Xu et al. use 1.003 on ImageNet). 1
             keeps the distribution.
+        mask: renew only the places where the estimates of the clean video in two rounds differ by
+            this much or more, as a mean over channels, in units of the latents; 0 renews all, and
+            None is a restart without a mask. The authors of Self-Refining (2601.18577) have 0.25
+            for Wan. For schedulers of one step (pipeline/restart_mask.py).
 
     Raises:
         ValueError: for both or none of the two, an empty interval, or a number out of range.
@@ -56,6 +60,7 @@ class Restart:
     window: tuple[float, float] | None = None
     repeats: int = 1
     noise_scale: float = 1.0
+    mask: float | None = None
 
     def __post_init__(self) -> None:
         given = [pair for pair in (self.sigma, self.window) if pair is not None]
@@ -74,6 +79,8 @@ class Restart:
                 f"noise_scale must be a number above 0, but got {self.noise_scale!r}. Leave it out"
                 " for 1."
             )
+        if self.mask is not None:
+            validate.check_number("mask", self.mask, 0.0, note="0 renews every place")
 
     def steps(self, before: Sequence[float], after: Sequence[float]) -> tuple[int, int]:
         """Return (first, end): the steps that are repeated are first <= i < end.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from skipguide.method.cfg_rules import CFGReuse
+from skipguide.method.cfg_rules import CFGReuse, RectifiedCFG
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import STG
 from skipguide.pipeline.denoiser import GuidedDenoiser
@@ -113,6 +113,11 @@ def check_request(request: GuidanceRequest) -> None:
         raise ValueError(
             "parallel= runs u in a process of its own, where leaving it out saves no time, but"
             f" got {what}. Leave one of the two out; STG(every=0.5) goes with parallel=."
+        )
+    if isinstance(request.cfg, RectifiedCFG):
+        raise ValueError(
+            "parallel= runs c and u side by side, but RectifiedCFG computes u where c leads. Leave"
+            " one of the two out."
         )
     if not request.exact:
         raise ValueError(

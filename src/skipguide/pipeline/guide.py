@@ -62,8 +62,9 @@ def guide(
         orthogonalize: each STG term loses its components along those before it, in the order given
             (Eq. 21), per sample and output. A term that is parallel to those before it vanishes; a
             zero one takes nothing away. The paper found no gain in it.
-        cfg: what stands in the place of u + g (c - u): an APG, CFGZero, TCFG or Interval, or a
-            CFGReuse, which computes u at some steps only; g is the pipeline's.
+        cfg: a rule in the place of u + g (c - u), such as APG(), CFGZero(), FDG(), TAG() or
+            Interval(), or a CFGReuse, which computes u at some steps only; g is the pipeline's.
+            docs/rules.md has all of them.
         restart: do the steps of an interval of noise levels again (Algorithm 3); alone, or with
             terms, which hold in the repeated steps as they do in the first round. The additional
             passes are in `handle.passes`.
@@ -113,6 +114,7 @@ def guide(
         exact,
     )
     _check_weak_models(pipe, family, single)
+    _check_rule(family, cfg)
     check_unguided(pipe, family)
     if parallel is None:
         return Guide(pipe, family, request)
@@ -132,6 +134,14 @@ def check_unguided(pipe: Any, family: Family) -> None:
             f"guide() needs an unguided pipeline, but this {type(pipe).__name__} (or one that"
             f" shares its {family.denoisers[0]}) is guided already. Call .remove() on that handle"
             " or leave its with-block first; several terms go into one guide()."
+        )
+
+
+def _check_rule(family: Family, rule: cfg_rules.CFGRule | None) -> None:
+    if isinstance(rule, cfg_rules.FDG) and family.latent_layout == "packed":
+        raise ValueError(
+            "FDG needs predictions with a height and a width, but those of a"
+            f" {family.model} are rows of tokens. Use another rule."
         )
 
 

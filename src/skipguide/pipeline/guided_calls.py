@@ -25,13 +25,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.families import lookup
+from skipguide.families import lookup, schema
 from skipguide.families.schema import Family
+from skipguide.method.cfg_rules import RectifiedCFG
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.request import GuidanceRequest
 from skipguide.pipeline import call_frame, combine, compat, foreign_code
 from skipguide.pipeline.budget import TYPICAL_SCALE, BudgetPlan
 from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND, UNREAD
+from skipguide.pipeline.corrector import Corrector
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
 from skipguide.pipeline.loop import PipelineLoop
@@ -63,12 +65,18 @@ class GuidedCalls:
             for denoiser in lookup.denoisers_of(pipe, family)
         }
         self._restart_controller = (
-            RestartController(pipe.scheduler, request.restart, pipe) if request.restart else None
+            RestartController(
+                pipe.scheduler, request.restart, pipe, schema.channel_dimension(family)
+            )
+            if request.restart
+            else None
         )
         self._loop = PipelineLoop(pipe, self._restart_controller)
         variance = family.learned_variance and compat.predicts_variance(pipe)
         self._run = RunState(request, len(family.outputs), self._loop, variance)
+        self._run.layout = family.latent_layout
         self._guider_formula = GuiderFormula(self._add_to_guider)
+        self._corrector: Corrector | None = None  # of this run, for a RectifiedCFG
         self.plan: BudgetPlan | None = None  # of the last run with a budget
         self._step: GuidedStep | None = None
         self._timesteps: Tensor | None = None  # of the run: schedulers make new ones for each
@@ -110,6 +118,8 @@ class GuidedCalls:
         if self._separates_contexts(guided):
             name = self._context_name(guided, step)
             self._context.enter_context(guided.caches.context(name))
+        if step.calls_done == 1 and step.corrected:
+            return (), self._move(guided, step, guided.bind_inputs(args, kwargs))
         if step.calls_done > 0 or not step.split_batch:
             return None
         step.inputs = guided.bind_inputs(args, kwargs)
@@ -177,9 +187,18 @@ class GuidedCalls:
         self._input_spec_set = False
         self._loop.begin_run()
         self._run.begin_run()
+        self._corrector = self._make_corrector()
         for denoiser, guided in self._guided_denoisers.items():
             if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
+
+    def _make_corrector(self) -> Corrector | None:
+        rule = self.request.cfg
+        if not isinstance(rule, RectifiedCFG):
+            return None
+        scheduler, restarts = self.pipe.scheduler, self._restart_controller
+        order = range(len(scheduler.timesteps)) if restarts is None else restarts.step_order
+        return Corrector(rule, scheduler, order, len(self.family.outputs))
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
         if step.leaves_out_uncond or step.us is not None:
@@ -245,6 +264,8 @@ class GuidedCalls:
         if guided.watch.repeat_is_due:
             self._repeat_cond_pass(guided, step, *call)
         guided.clear_prefix()  # before the other half takes its memory
+        if self._corrector is not None and step.rule is not None:
+            self._correct(guided, step, guided.bind_inputs(args, kwargs))
         if step.reuses_uncond:
             step.us = self._run.reused_uncond(guided, step)
             self.passes.unweakened += step.us is None
@@ -308,6 +329,8 @@ class GuidedCalls:
     def _uncond_predictions(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
         """Run the uncond half of a batch."""
         inputs, name = self._select_rows(step.inputs, patching.UNCOND), ""
+        if step.corrected:
+            inputs = self._move(guided, step, inputs)
         patches = self._uncond_patches(guided, step)
         if self._separates_contexts(guided):
             name = guided.uncond_context(step.uncond_terms)
@@ -316,6 +339,29 @@ class GuidedCalls:
         if name:
             self._count_uncond(guided, step)
         return us
+
+    def _correct(self, guided: GuidedDenoiser, step: GuidedStep, inputs: ReadOnlyInputs) -> None:
+        """Run the conditional pass at the point that c predicts.
+
+        Raises:
+            ValueError: on a model with a cache, which would take it for the next step.
+        """
+        if guided.caches.is_on:
+            raise ValueError(
+                "RectifiedCFG asks the model between two steps, which code that keeps results from"
+                f" step to step would take for one, but there is some on this {self.family.model}."
+                " Switch it off, or use another rule."
+            )
+        moved, patches = self._move(guided, step, inputs), guided.watch.patches([])
+        step.corrected = self._run_denoiser(guided.denoiser, (), moved, patches)
+        self.passes.unweakened += 1
+
+    def _move(self, guided: GuidedDenoiser, step: GuidedStep, inputs: ReadOnlyInputs) -> Inputs:
+        """Return the inputs of a call at the point that c predicts."""
+        assert self._corrector is not None
+        index = self._loop.first_timestep_index() + step.index
+        c = step.c[0]
+        return self._corrector.move(guided, inputs, c, index, self._loop.latents(c.shape))
 
     def _repeat_cond_pass(
         self,

@@ -65,6 +65,11 @@ class GuiderLoop:
         if audio is None or found is None:
             return
         request = guider.make_request()
+        if isinstance(guider.cfg, cfg_rules.MAMBOG):
+            raise ValueError(
+                f"{type(found[0]).__name__} hands its guiders estimates of the clean video, but"
+                " MAMBOG compares the lengths of predictions. Use another rule."
+            )
         zero = isinstance(guider.cfg, cfg_rules.CFGZero) and guider.cfg.zero_steps > 0
         if request.data_space_features or zero:
             raise ValueError(

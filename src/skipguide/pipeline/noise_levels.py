@@ -90,6 +90,29 @@ def noise_shares(scheduler: Scheduler) -> list[float]:
     return levels if kind == "flow" else [_noise_coefficient(level) for level in levels]
 
 
+def run_times(scheduler: Scheduler, what: str) -> list[float]:
+    """Return t / t_max before each step of a run, from 1 at pure noise to 0.
+
+    t is the noise level of a flow, the timestep of a discrete schedule, and the noise level where
+    timesteps are its logarithm (SVD). One transfer from the device.
+
+    Args:
+        what: what needs it, for the error.
+
+    Raises:
+        ValueError: for a scheduler of which it is not known.
+    """
+    scheduler_kind(scheduler, what)
+    levels, _ = noise_levels(scheduler)
+    if scheduler_kind_in_run(scheduler, max(levels), what) == "flow":
+        return levels
+    discrete = type(scheduler).__name__ != "EDMEulerScheduler"
+    if discrete and scheduler.config.get("timestep_type", "discrete") == "discrete":
+        count = scheduler.config.get("num_train_timesteps", 1000)
+        return [float(t) / count for t in torch.as_tensor(scheduler.timesteps).tolist()]
+    return [level / max(levels) for level in levels]
+
+
 def check_timesteps(scheduler: Scheduler, owner: str) -> None:
     """Reject a run whose timesteps are no numbers, as those of LTX are in a run of one step.
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from skipguide.method.formula import upcast
 from skipguide.method.protocols import Inputs, ReadOnlyInputs, Scheduler
 from skipguide.method.restart import Restart, renoise
 from skipguide.pipeline import call_frame, noise_levels
+from skipguide.pipeline.restart_mask import MaskedRounds
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
@@ -40,18 +42,30 @@ class RestartController:
         restarts: intervals that do not overlap.
         pipe: whose generator draws the noise, and whose progress bar shows the additional steps
             too.
+        channels: the dimension of the channels in its latents, for a mask.
 
     Raises:
-        ValueError: for a scheduler that is not known.
+        ValueError: for a scheduler that is not known, or on which a mask is not right.
     """
 
-    def __init__(self, scheduler: Scheduler, restarts: Sequence[Restart], pipe: Any = None):
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        restarts: Sequence[Restart],
+        pipe: Any = None,
+        channels: int = 1,
+    ):
         noise_levels.scheduler_kind(scheduler)
         self.scheduler, self.restarts, self.pipe = scheduler, tuple(restarts), pipe
+        self._channels = channels
+        if any(restart.mask is not None for restart in self.restarts):
+            _check_mask(scheduler)
         self.step_order: list[int] = []  # which step of the usual run each step of this one is
         self._jumps: dict[int, NoiseJump] = {}  # what follows a step of this run
         self._usual_lists: dict[str, Tensor] = {}  # timesteps and sigmas of the usual run
         self._first_repeated = 0  # the first step that is done again
+        self._masked: dict[int, tuple[int, MaskedRounds]] = {}  # (first, rounds) by usual step
+        self._coefficients: list[tuple[float, float]] = []  # of x_0 by usual step, for a mask
         self._steps_done: int | None = None  # steps of this run, or None before the first one
         self._bar, self._extra_steps = (
             None,
@@ -74,7 +88,7 @@ class RestartController:
         ):
             if isinstance(vars(owner).get(name) if owner is not None else None, MethodWrapper):
                 delattr(owner, name)
-        self._bar = None
+        self._bar, self._masked = None, {}
 
     @property
     def base_num_steps(self) -> int:
@@ -118,7 +132,11 @@ class RestartController:
             rounds[0][0],
             0,
         )
+        self._masked, self._coefficients = {}, []
         for first, end, restart in rounds:
+            if restart.mask is not None:
+                kept = MaskedRounds(restart.mask, self._channels)
+                self._masked |= dict.fromkeys(range(first, end), (first, kept))
             self.step_order += range(begin, end)
             for _ in range(restart.repeats):
                 self._jumps[len(self.step_order) - 1] = NoiseJump(
@@ -127,6 +145,11 @@ class RestartController:
                 self.step_order += range(first, end)
             begin = end
         self.step_order += range(begin, len(before))
+        if self._masked:
+            self._coefficients = [
+                noise_levels.data_coefficients(self.scheduler, kind, level, "a Restart with a mask")
+                for level in before
+            ]
 
     # --- a step -----------------------------------------------------------------------------------
 
@@ -145,6 +168,8 @@ class RestartController:
             self._reset_multistep_history(inputs)
         with self._as_without_restarts(index):
             output = real(**inputs)
+        if self.step_order[index] in self._masked:
+            output = self._keep_what_agrees(index, output, inputs)
         jump = self._jumps.get(index)
         if jump is None or self._only_estimates_data(inputs):
             return output
@@ -215,17 +240,30 @@ class RestartController:
 
     def _renoise_output(self, output: Any, jump: NoiseJump, inputs: Inputs) -> Any:
         """Return what a step returned, with its sample taken back to the higher noise level."""
-        sample = output[0] if isinstance(output, tuple) else output.prev_sample
+        sample = _sample_of(output)
         frame = call_frame.find_call_frame(self.pipe) if self.pipe is not None else None
         generator = inputs.get("generator") or (
             frame.f_locals.get("generator") if frame is not None else None
         )
         noise = _draw_noise(sample, generator)
         sample = renoise(sample, jump.kind, jump.low, jump.high, jump.noise_scale * noise)
-        if isinstance(output, tuple):
-            return (sample, *output[1:])
-        output.prev_sample = sample
-        return output
+        return _replace_sample(output, sample)
+
+    def _keep_what_agrees(self, index: int, output: Any, inputs: ReadOnlyInputs) -> Any:
+        """Return what a step returned, with latents of the round before where a mask keeps them."""
+        usual, order = self.step_order[index], self.step_order
+        first, rounds = self._masked[usual]
+        if index == order.index(first):  # of this run, or of a segment of its video
+            rounds.clear()
+        if usual == first:
+            a, b = self._coefficients[usual]
+            x_0 = a * upcast(inputs["sample"]) + b * upcast(inputs["model_output"])
+            rounds.observe_estimate(x_0)
+        merged = rounds.merge(usual, _sample_of(output))
+        following = self._masked.get(order[index + 1]) if index + 1 < len(order) else None
+        if following is None or following[1] is not rounds:
+            rounds.clear()
+        return _replace_sample(output, merged)
 
     def _reset_multistep_history(self, inputs: Inputs) -> None:
         """Multistep methods extrapolate from the steps before: after a jump there are none."""
@@ -263,6 +301,29 @@ class MethodWrapper:
             " copies of it (for sound, or for frames at different noise levels). Leave the restart"
             " out."
         )
+
+
+def _check_mask(scheduler: Scheduler) -> None:
+    """Reject schedulers whose next step depends on more than the latents that a mask merges."""
+    history = hasattr(scheduler, "lower_order_nums")
+    if history or "old_pred_original_sample" in inspect.signature(scheduler.step).parameters:
+        raise ValueError(
+            "a Restart with a mask needs a scheduler whose steps depend on the latents alone, such"
+            " as FlowMatchEulerDiscreteScheduler or DDIMScheduler, but a"
+            f" {type(scheduler).__name__} keeps earlier predictions. Exchange pipe.scheduler, or"
+            " leave the mask out."
+        )
+
+
+def _sample_of(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.prev_sample
+
+
+def _replace_sample(output: Any, sample: Tensor) -> Any:
+    if isinstance(output, tuple):
+        return (sample, *output[1:])
+    output.prev_sample = sample
+    return output
 
 
 def _draw_noise(

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from skipguide.method import cfg_rules, formula, terms
+from skipguide.method import cfg_formulas, cfg_rules, formula, rule_table, terms
+from skipguide.method.cfg_formulas import RuleContext
 from skipguide.method.formula import DataSpace
 from skipguide.method.request import GuidanceRequest, active_bins
 from skipguide.method.reuse import DifferenceHistory
@@ -80,10 +81,12 @@ class RunState:
     def __init__(self, request: GuidanceRequest, outputs: int, loop: Loop, variance: bool = False):
         self.request, self.outputs, self.loop, self.variance = request, outputs, loop, variance
         self.terms, self.schedule, self.rule = request.terms, request.schedule, request.cfg
+        self.layout = "bcthw"  # of predictions, as a family's `latent_layout`
         self._had_cfg = False  # so far in this run
         self._sigmas: list[float] = []  # per step, for a schedule
         self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
-        self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
+        self._times: list[float] = []  # t / t_max per timestep, where a rule needs it
+        self._momentum: dict[int, cfg_formulas.MomentumBuffer] = {}  # of the rule, per output
         self.differences = RunDifferences(request, loop, self._guided_steps, self._bin_scale)
         self._effective = set[tuple[GuidedDenoiser, int]]()  # terms that changed something
 
@@ -101,6 +104,7 @@ class RunState:
         self._check_noise_levels()
         self.check_steps(num_steps)
         self._data_coefficients = self._find_data_coefficients()
+        self._times = self._find_times()
         self._sigmas = self._find_sigmas() if self.schedule else []
         self.differences.begin_run()
 
@@ -121,7 +125,7 @@ class RunState:
     def _check_noise_levels(self) -> None:
         """SkyReels-V2 gives each frame a noise level of its own where `ar_step` is set."""
         what = "a Schedule" if self.schedule else self.request.data_space_features
-        what = what or self.differences.feature
+        what = what or self.differences.feature or self._timed_rule
         if not what:
             return
         steps, levels = self.loop.num_steps(), len(self.loop.scheduler.timesteps)
@@ -131,6 +135,12 @@ class RunState:
                 f" {levels} levels. Use STG terms with start and stop, and space="
                 '"prediction"; or ar_step=0.'
             )
+
+    @property
+    def _timed_rule(self) -> str:
+        """The name of the rule, for errors, if it needs the time of each step; else ""."""
+        timed = self.rule is not None and "time" in rule_table.row_of(self.rule).needs
+        return type(self.rule).__name__ if timed else ""
 
     def _check_rule(self, num_steps: int) -> None:
         rule = self.rule
@@ -161,6 +171,11 @@ class RunState:
         before, _ = noise_levels.noise_levels(scheduler)
         kind = noise_levels.scheduler_kind_in_run(scheduler, max(before), what)
         return [noise_levels.data_coefficients(scheduler, kind, level, what) for level in before]
+
+    def _find_times(self) -> list[float]:
+        """Return t / t_max per timestep, if the rule needs it: one transfer from the device."""
+        what = self._timed_rule
+        return noise_levels.run_times(self.loop.scheduler, what) if what else []
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
@@ -218,11 +233,12 @@ class RunState:
         )
         step.uncond_terms = tuple(j for j in on if isinstance(self.terms[j], SLG))
         self._had_cfg = self._had_cfg or has_cfg
-        if has_cfg and self.rule is not None:
+        if self.rule is not None and (has_cfg or not self.request.rule_needs_cfg):
             self._apply_rule(step)
         if has_cfg and needs_no_uncond(self.rule, g):
             step.combination, step.uncond_terms = Combination.COND_ONLY, ()
-        if not has_cfg and (step.uncond_terms or g not in (None, 1) or self.rule is not None):
+        needs_cfg = step.uncond_terms or g not in (None, 1) or self.request.rule_needs_cfg
+        if not has_cfg and needs_cfg:
             self._check_cfg_was_on(step)
             step.uncond_terms = ()
         if has_cfg and not step.leaves_out_uncond:
@@ -412,33 +428,77 @@ class RunState:
     def _combine(
         self, step: GuidedStep, k: int, u: Tensor | None, g: float, cfg: formula.CFG | None
     ) -> Tensor:
-        c, data = step.c[k], None
+        c, data, finish = step.c[k], None, None
+        own = c.chunk(2, dim=1)[0] if self.variance else c
         rescales_data = step.phi > 0 and self.request.rescale_space == "data"
         if rescales_data or (u is not None and getattr(step.rule, "space", "") == "data"):
-            data = self._data_space(step, c.chunk(2, dim=1)[0] if self.variance else c)
+            data = self._data_space(step, own)
         if step.rule is not None:
-            momentum = self._momentum.setdefault(k, cfg_rules.MomentumBuffer())
-            cfg = cfg_rules.cfg_function(step.rule, momentum, data)
+            context = self._rule_context(step, step.rule, k, own, data)
+            cfg = rule_table.cfg_function(step.rule, context)
+            finish = rule_table.finish_function(step.rule, context)
         return formula.combine(
             c,
             u,
             g,
             step.push[k],
             cfg=cfg,
+            finish=finish,
             phi=step.phi,
             data=data if rescales_data else None,
             variance=self.variance,
         )
 
+    def _rule_context(
+        self,
+        step: GuidedStep,
+        rule: cfg_rules.CFGRule,
+        k: int,
+        c: Tensor,
+        data: DataSpace | None,
+    ) -> RuleContext:
+        """Return what a rule has to know of a step, for one output.
+
+        Args:
+            c: the prediction of that output, without a variance.
+            data: as `_data_space` has it, if it is known.
+        """
+        needs, (i, num_steps) = rule_table.row_of(rule).needs, self.loop.position(step.index)
+        advice = "Use another rule."
+        return RuleContext(
+            self._momentum.setdefault(k, cfg_formulas.MomentumBuffer()),
+            i / num_steps,
+            self._times[self._timestep_index(step)] if "time" in needs else 1.0,
+            data,
+            self._latents(c, type(rule).__name__, advice) if "latents" in needs else None,
+            step.corrected[k] if step.corrected else None,
+            self.layout,
+        )
+
     def _data_space(self, step: GuidedStep, c: Tensor) -> DataSpace:
+        advice = 'Use space="prediction".'
+        latents = self._latents(c, self.request.data_space_features, advice)
+        a, b = self._data_coefficients[self._timestep_index(step)]
+        return DataSpace(latents, a, b)
+
+    def _latents(self, c: Tensor, what: str, advice: str) -> Tensor:
+        """Return the noisy latents of the step.
+
+        Args:
+            c: a prediction, whose shape they have.
+            what: what needs them; advice: what to do where there are none. For the error.
+        """
         latents = self.loop.latents(c.shape)
         if latents is None:
             raise ValueError(
-                f"{self.request.data_space_features} needs latents of the shape of a prediction,"
-                f' {tuple(c.shape)}, but {self.loop.owner} has none. Use space="prediction".'
+                f"{what} needs latents of the shape of a prediction, {tuple(c.shape)}, but"
+                f" {self.loop.owner} has none. {advice}"
             )
-        a, b = self._data_coefficients[self.loop.first_timestep_index() + step.index]
-        return DataSpace(latents, a, b)
+        return latents
+
+    def _timestep_index(self, step: GuidedStep) -> int:
+        """Return where in the scheduler's timesteps a step is."""
+        return self.loop.first_timestep_index() + step.index
 
 
 def _continue(history: DifferenceHistory | None, step: GuidedStep) -> tuple[Tensor, ...] | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from skipguide.method import formula
-from skipguide.method.cfg_rules import CFGRule
+from skipguide.method.cfg_rules import CFGRule, RectifiedCFG
 from skipguide.method.protocols import Inputs
 from skipguide.method.terms import STG
 from skipguide.weak.autoguidance import AutoguidancePass
@@ -80,6 +80,7 @@ class GuidedStep:
     inputs: Inputs = dataclasses.field(default_factory=dict)  # of a batch that is split
     c: tuple[Tensor, ...] = ()  # the conditional prediction, per output of the denoiser
     us: tuple[Tensor, ...] | None = None  # where it is not computed: c less earlier differences
+    corrected: tuple[Tensor, ...] = ()  # c where RectifiedCFG computes u, per output
     push: tuple[Tensor, ...] = ()  # the sum over the terms, per output
     returned: tuple[Tensor, ...] = ()  # what the pipeline got in the place of c
 
@@ -123,6 +124,7 @@ class GuidedStep:
             always_split: it does at every step, for a cache has a state for each half.
         """
         alone = bool(self.uncond_terms) or self.leaves_out_uncond or self.reuses_uncond
+        alone = alone or isinstance(self.rule, RectifiedCFG)  # u is computed elsewhere than c
         needed = always_split or (self.is_guided and (exact or alone))
         self.split_batch = self.is_batched and needed
 
@@ -161,6 +163,7 @@ class GuidedStep:
     def clear(self) -> None:
         """Free the tensors."""
         self.inputs, self.c, self.returned, self.push, self.us = {}, (), (), (), None
+        self.corrected = ()
 
 
 @dataclasses.dataclass

@@ -33,12 +33,16 @@ _COLUMNS = (
 
 def write(study: Study, docs: Path) -> Path:
     """Write what a study found to `docs/reuse/`, and the page anew."""
+    write_numbers(study, docs / "reuse" / f"lab-{study.model}.json")
+    return fill(docs)
+
+
+def write_numbers(study: Study, path: Path) -> None:
+    """Write what a study found, which `read_numbers` reads."""
     found = [dataclasses.asdict(row) for row in results(study)]
-    path = docs / "reuse" / f"lab-{study.model}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part:
         part.write_text(json.dumps({"rows": found}, indent=1) + "\n", encoding="utf-8")
-    return fill(docs)
 
 
 def fill(docs: Path) -> Path:
@@ -60,7 +64,11 @@ def _png(docs: Path) -> Path:
 
 def read(docs: Path, model: str) -> list[RowResult]:
     """Return the rows that were written for a model; none if there are none."""
-    path = docs / "reuse" / f"lab-{model}.json"
+    return read_numbers(docs / "reuse" / f"lab-{model}.json")
+
+
+def read_numbers(path: Path) -> list[RowResult]:
+    """Return the rows of a study that were written to a file; none if there is none."""
     if not path.is_file():
         return []
     return [_result(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]

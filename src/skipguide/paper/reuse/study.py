@@ -1,4 +1,4 @@
-"""Measure what reuse along the noise level costs and loses, on lab-mochi and lab-opensora.
+"""Measure ways of guidance beside each other, on lab-mochi and lab-opensora.
 
 Every row makes the same clips from the same noise. Per batch one file is kept, so that a run that
 is stopped goes on where it was."""
@@ -38,6 +38,8 @@ class Study:
         folder: where the batches go; one for each model.
         model: a key of `rows.MODELS`: "mochi" or "opensora".
         clips: of the main rows, a multiple of `BATCH`; the others have at most `SHORT`.
+        rows: the ways. Clips are compared with those of the first one, and how far they are away is
+            told in the distance of the second one.
 
     Raises:
         ValueError: for a number of clips that cannot be.
@@ -46,6 +48,7 @@ class Study:
     folder: Path
     model: str = "mochi"
     clips: int = 1024
+    rows: tuple[Row, ...] = ROWS
 
     def __post_init__(self) -> None:
         least = jackknife.MIN_GROUPS
@@ -69,8 +72,8 @@ class Study:
         """Return (batch, row) for all that is not there, the main rows of a batch first."""
         return [
             (batch, row)
-            for batch in self.batches(ROWS[0])
-            for row in ROWS
+            for batch in self.batches(self.rows[0])
+            for row in self.rows
             if batch in self.batches(row) and not self.path(row, batch).is_file()
         ]
 
@@ -79,16 +82,17 @@ class Study:
 
 
 def make(study: Study) -> Iterator[training_loop.Progress]:
-    """Make and measure every batch that is missing; the exact clips of a batch are made first."""
+    """Make and measure every batch that is missing; the first row's clips of a batch come first."""
     tasks, started = study.tasks(), time.monotonic()
     if not tasks:
         return
     pipe, reader = score_text.load_pipeline(study.model, None)
     exact: dict[int, Clips] = {}
+    anchor = study.rows[0]
     for done, (batch, row) in enumerate(tasks, 1):
         if batch not in exact:
-            exact = {batch: _generate(study, pipe, ROWS[0], batch)}
-        made = exact[batch] if row is ROWS[0] else _generate(study, pipe, row, batch)
+            exact = {batch: _generate(study, pipe, anchor, batch)}
+        made = exact[batch] if row is anchor else _generate(study, pipe, row, batch)
         found = _measure(study, reader, batch, made, exact[batch])
         study.path(row, batch).parent.mkdir(parents=True, exist_ok=True)
         with training_loop.atomic_path(study.path(row, batch)) as part:
@@ -146,13 +150,13 @@ class RowResult:
 
     Args:
         passes: forward passes of a step of the usual 28.
-        away: the root mean square distance of its clips from the exact ones, as a part of what STG
-            itself moves clips.
-        psnr_db: against the exact clips; inf for them.
+        away: the root mean square distance of its clips from those of the first row, as a part of
+            the distance of the second row's.
+        psnr_db: against the first row's clips; inf for them.
         right: share of clips in which the judge reads all that the prompt says.
-        right_change: that less the exact run's, on the same prompts and noise.
+        right_change: that less the first row's, on the same prompts and noise.
         frechet: distance of the judge's features to those of real clips.
-        frechet_change: that less the exact run's.
+        frechet_change: that less the first row's.
     """
 
     name: str
@@ -181,7 +185,7 @@ def results(study: Study) -> Iterator[RowResult]:
     real = score_text.read_clips(
         row.world.reader.load(), row.world.render(row.world.draw(1024, SEED - 1), row.kind.frames)
     ).features
-    for one in ROWS:
+    for one in study.rows:
         yield _result(study, one, real)
 
 
@@ -192,7 +196,7 @@ def _load(study: Study, row: Row, batches: Sequence[int]) -> dict[str, Tensor]:
 
 def _result(study: Study, row: Row, real: Tensor) -> RowResult:
     batches = list(study.batches(row))
-    mine, exact, plain = (_load(study, known, batches) for known in (row, *_ANCHORS))
+    mine, exact, plain = (_load(study, known, batches) for known in (row, *study.rows[:2]))
     labels = list(range(len(mine["right"])))
 
     def estimate(statistic: Any) -> Estimate:
@@ -216,6 +220,3 @@ def _result(study: Study, row: Row, real: Tensor) -> RowResult:
         estimate(lambda kept: frechet(mine, kept)),
         estimate(lambda kept: frechet(mine, kept) - frechet(exact, kept)),
     )
-
-
-_ANCHORS = (ROWS[0], ROWS[1])  # the exact run, and CFG alone
