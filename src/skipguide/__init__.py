@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skipguide.method.cfg_rules import APG, TCFG, CFGReuse, CFGZero, Interval
     from skipguide.method.restart import Restart
-    from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
+    from skipguide.method.terms import NAG, SLG, STG, Bin, Random, Schedule
     from skipguide.pipeline.guide import Guide, guide
     from skipguide.tuning.api import tune
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random",
+    "APG", "NAG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random",
     "Restart", "Schedule", "__version__", "guide", "tune",
 ]  # fmt: skip
 
 _HOME = {
     "STG": "skipguide.method.terms",
     "SLG": "skipguide.method.terms",
+    "NAG": "skipguide.method.terms",
     "Bin": "skipguide.method.terms",
     "Random": "skipguide.method.terms",
     "Schedule": "skipguide.method.terms",
