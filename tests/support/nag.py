@@ -57,6 +57,7 @@ def predict(
         if isinstance(value, (list, tuple)) and name in NESTED:
             return type(value)(twice(name, v, o) for v, o in zip(value, other, strict=True))
         is_rows = torch.is_tensor(value) and value.ndim and name not in NOT_ROWS
+        is_rows = is_rows and not name.startswith("indices_")  # of frames
         return torch.cat([value, other]) if is_rows and len(value) == rows else value
 
     both = {name: twice(name, value, negative.get(name, value)) for name, value in cond.items()}

@@ -16,6 +16,7 @@ from skipguide.method.protocols import Inputs, Pipeline, ReadOnlyInputs
 from skipguide.pipeline import call_frame
 
 Tensor = torch.Tensor
+_OF_PROMPT = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 _VIDEOS_PER_PROMPT = ("num_videos_per_prompt", "num_images_per_prompt")
 
 
@@ -60,11 +61,13 @@ def _encode(pipe: Pipeline, row: NegativePrompt, frame: FrameType) -> dict[str, 
         )
     known = inspect.signature(pipe.encode_prompt).parameters
     given = {name: frame.f_locals[name] for name in known if name in frame.f_locals}
-    given |= {name: None for name in given if name.startswith("negative_prompt_")}
+    # With CFG the prompt is encoded beside it; what the call has of it by now may be a batch.
+    named = frame.f_locals.get("prompt") is not None or row.as_prompt
+    replaced = ("negative_prompt_", *(_OF_PROMPT if named else ()))
+    given |= {name: None for name in given if name.startswith(replaced)}
     given |= {name: 1 for name in _VIDEOS_PER_PROMPT if name in known}
     text = _negative_texts(frame)
     if row.as_prompt:
-        given |= {name: None for name in given if "prompt_embeds" in name or "prompt_att" in name}
         given |= {"prompt": text, "prompt_2": frame.f_locals.get("negative_prompt_2")}
     else:
         given |= {"negative_prompt": text, "do_classifier_free_guidance": True}
