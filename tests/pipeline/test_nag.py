@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -49,6 +50,10 @@ def negative_inputs(small: Tiny) -> dict[str, Any]:
     return {name: step.uncond[name] for name in row.inputs if name in step.uncond}
 
 
+def under_nag(model: Any, negative: Any, chosen: str, **inputs: Any) -> Any:
+    return by_hand.predict(model, inputs, negative, NUMBERS, chosen)
+
+
 def played(
     small: Tiny,
     weak: Any = None,
@@ -69,10 +74,10 @@ def played(
                 step, c=list(by_hand.predict(model, step.cond, negative, NUMBERS, chosen))
             )
 
-        def weakened(**inputs: Any) -> Any:
-            return by_hand.predict(weak(model), inputs, negative, NUMBERS, chosen)  # noqa: B023
-
-        passes: list[Any] = [] if weak is None else [(weakened, [scale, scale])]
+        passes: list[Any] = []
+        if weak is not None:
+            predict = functools.partial(under_nag, weak(model), negative, chosen)
+            passes.append((predict, [scale, scale]))
         g = oracle.scales_of(small, model, options)
         D = oracle.guided(step, passes, g, 0.0, small.variance)
         returned += [[torch.cat([d, d]) for d in D] if step.batched else D] * len(step.calls)
@@ -450,7 +455,7 @@ def negative_inputs_of(handle: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["WanPipeline", "LTXPipeline"])
 def test_a_cache_that_never_hits_changes_nothing(name: str) -> None:
-    from diffusers.hooks import FirstBlockCacheConfig
+    from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 
     small = builders()[name](torch.float32)
     with guide(small.pipe, [TERM, STG([1], 1.0)]):
@@ -462,7 +467,7 @@ def test_a_cache_that_never_hits_changes_nothing(name: str) -> None:
 
 def test_a_cache_begins_anew_where_a_window_ends() -> None:
     """All steps but the first are hits; that after the window would be one with NAG in it."""
-    from diffusers.hooks import FirstBlockCacheConfig
+    from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 
     small = builders()["WanPipeline"](torch.float32)
     options = {**small.off, "num_inference_steps": 4}
@@ -478,7 +483,7 @@ def test_a_cache_begins_anew_where_a_window_ends() -> None:
     ("name", "cache"), [("WanPipeline", "taylor"), ("MochiPipeline", "first block")]
 )
 def test_caches_of_what_runs_twice_are_refused(name: str, cache: str) -> None:
-    from diffusers.hooks import TaylorSeerCacheConfig
+    from diffusers.hooks.taylorseer_cache import TaylorSeerCacheConfig
 
     small = builders()[name](torch.float32)
     config = configs().get(cache) or TaylorSeerCacheConfig(

@@ -56,11 +56,14 @@ def predict(
     def twice(name: str, value: Any, other: Any) -> Any:
         if isinstance(value, (list, tuple)) and name in NESTED:
             return type(value)(twice(name, v, o) for v, o in zip(value, other, strict=True))
-        is_rows = torch.is_tensor(value) and value.ndim and name not in NOT_ROWS
-        is_rows = is_rows and not name.startswith("indices_")  # of frames
-        return torch.cat([value, other]) if is_rows and len(value) == rows else value
+        if not torch.is_tensor(value) or not value.ndim or len(value) != rows:
+            return value
+        is_other = name in NOT_ROWS or name.startswith("indices_")  # of frames
+        return value if is_other else torch.cat([value, other])
 
-    both = {name: twice(name, value, negative.get(name, value)) for name, value in cond.items()}
+    both: dict[str, Any] = {
+        name: twice(name, value, negative.get(name, value)) for name, value in cond.items()
+    }
     with torch.no_grad(), meeting(model, nag, chosen):
         return tuple(sample[:rows] for sample in samples(model(**both)))
 
@@ -105,7 +108,9 @@ def first_time(_: Any, args: Any, output: Any) -> Any:
 
 
 def mixed(both: Tensor, nag: Numbers) -> Tensor:
-    found = formula(*both.chunk(2), *nag)
+    positive, negative = both.chunk(2)
+    scale, tau, alpha = nag
+    found = formula(positive, negative, scale, tau, alpha)
     return torch.cat([found, found])
 
 

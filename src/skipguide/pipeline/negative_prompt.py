@@ -42,7 +42,7 @@ def find_inputs(
         return {name: uncond[name] for name in row.inputs if name in uncond}
     frame = call_frame.find_call_frame(pipe)
     assert frame is not None
-    variables = {name: frame.f_locals.get(name) for name in row.encoded if name}
+    variables: ReadOnlyInputs = {n: frame.f_locals.get(n) for n in row.encoded if n}
     if any(value is None for value in variables.values()):
         variables = _encode(pipe, row, frame)
     if row.finish is not None:

@@ -34,10 +34,10 @@ class RecordArguments(patching.Bypass):
 
     def __init__(self, real: nn.Module, streams: Sequence[str], names: Sequence[str]):
         super().__init__(real, streams)
-        self.__dict__.update(names=tuple(names), parameters=_parameters(real), found={})
+        self.__dict__.update(names=tuple(names), argument_names=_argument_names(real), found={})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        given = {**dict(zip(self.argument_names, args, strict=False)), **kwargs}
         self.__dict__["found"] = {name: given.get(name) for name in self.names}
         return super().forward(*args, **kwargs)
 
@@ -170,14 +170,14 @@ class CrossAttention(patching.ModuleProxy):
         heads = Heads(block, text, is_read=False)
         image = _zero_image_values(real, text)
         super().__init__(real, state=state, text=text, heads=heads, without_image=image)
-        self.__dict__["parameters"] = _parameters(real)
+        self.__dict__["argument_names"] = _argument_names(real)
         self.__dict__["forward"] = torch.compiler.disable(self._run)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if not self.state.is_on:
             return self.real(*args, **kwargs)
         own = self.state.arguments(self.text)
-        Z_negative = self._attend(*_replace_arguments(self.parameters, args, kwargs, own))
+        Z_negative = self._attend(*_replace_arguments(self.argument_names, args, kwargs, own))
         Z = self._attend(args, kwargs) if self.without_image else None
 
         def add_push(heads: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class JointBlock(patching.ModuleProxy):
             is_guided=is_guided, heads=Heads(site.block, text, is_read=True),
         )  # fmt: skip
         self.__dict__.update(
-            parameters=_parameters(site.block),
+            argument_names=_argument_names(site.block),
             stream_index=site.stack.streams.index(text.stream),
             unread=[
                 (parent, name, ReturnInput(module))
@@ -235,7 +235,7 @@ class JointBlock(patching.ModuleProxy):
         """Run the block with the negative text, and return what the video attends to in it."""
         self.state.enter_block(self.position)
         own = self.state.block_arguments(self.text)
-        given, named = _replace_arguments(self.parameters, args, kwargs, own)
+        given, named = _replace_arguments(self.argument_names, args, kwargs, own)
         heads, streams = self.heads.take(lambda: self.real(*given, **named), self.unread)
         _, Z, _ = self._split(heads, own[self.text.stream].shape[1])
         self.state.stream = streams[self.stream_index]
@@ -267,17 +267,17 @@ def _zero_image_values(real: nn.Module, text: TextAttention) -> list[patching.Pa
     return patches
 
 
-def _parameters(module: nn.Module) -> tuple[str, ...]:
+def _argument_names(module: nn.Module) -> tuple[str, ...]:
     """Return the names of the arguments of a module, in their order."""
     written = getattr(module, "_orig_mod", module)
     return tuple(inspect.signature(type(written).forward).parameters)[1:]
 
 
 def _replace_arguments(
-    parameters: Sequence[str], args: Sequence[Any], kwargs: ReadOnlyInputs, own: ReadOnlyInputs
+    names: Sequence[str], args: Sequence[Any], kwargs: ReadOnlyInputs, own: ReadOnlyInputs
 ) -> tuple[tuple[Any, ...], Inputs]:
     """Return the arguments of a call with others in their places, by name or by position."""
-    positional = dict(zip(parameters, args, strict=False))
+    positional = dict(zip(names, args, strict=False))
     given = tuple(own.get(name, value) for name, value in positional.items())
     named = {name: value for name, value in own.items() if name not in positional}
     return (*given, *args[len(given) :]), {**kwargs, **named}
