@@ -18,6 +18,7 @@ import torch
 from skipguide import NAG, SLG, STG, guide
 from skipguide.families import lookup
 from skipguide.families.rows import FAMILIES
+from skipguide.guider import SkipGuidance
 from skipguide.method.cfg_rules import APG
 from support import nag as by_hand
 from support import oracle
@@ -494,3 +495,35 @@ def test_caches_of_what_runs_twice_are_refused(name: str, cache: str) -> None:
         ValueError, match=r"NAG calls some modules .* twice in a pass.*disable_cache"
     ):
         guide(small.pipe, TERM)
+
+
+# --- what has no negative prompt at hand ----------------------------------------------------------
+
+
+def test_guiders_and_processes_refuse_it() -> None:
+    with pytest.raises(ValueError, match=r"NAG needs the negative prompt .*Use guide\(pipe, NAG"):
+        SkipGuidance(terms=[STG([1]), TERM])
+    with pytest.raises(ValueError, match="parallel= divides passes"):
+        guide(tiny("WanPipeline").pipe, TERM, parallel=object())
+
+
+def test_group_offloading_of_several_blocks_is_refused_in_joint_attention() -> None:
+    """A group's last block would take the weights away before it is called again."""
+    for name, blocks, fits in (
+        ("WanPipeline", 2, True),
+        ("MochiPipeline", 1, True),
+        ("MochiPipeline", 2, False),
+    ):
+        small = builders()[name](torch.float32)
+        with guide(small.pipe, TERM):
+            plain = oracle.run(small, **small.short)
+        small.pipe.transformer.enable_group_offload(
+            onload_device=torch.device("cpu"), offload_type="block_level",
+            num_blocks_per_group=blocks,
+        )  # fmt: skip
+        with guide(small.pipe, [TERM]):
+            if fits:
+                assert torch.equal(oracle.run(small, **small.short), plain)
+                continue
+            with pytest.raises(ValueError, match="num_blocks_per_group=1"):
+                oracle.run(small, **small.short)
