@@ -25,14 +25,14 @@ if TYPE_CHECKING:
         RectifiedCFG,
     )
     from skipguide.method.restart import Restart
-    from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
+    from skipguide.method.terms import NAG, SLG, STG, Bin, Random, Schedule
     from skipguide.models.context_parallel import enable_context_parallel
     from skipguide.pipeline.guide import Guide, guide
     from skipguide.tuning.api import tune
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "C2FG", "FDG", "MAMBOG", "SLG", "STG", "TAG", "TCFG", "APGMix", "Bin", "CFGReuse",
+    "APG", "C2FG", "FDG", "MAMBOG", "NAG", "SLG", "STG", "TAG", "TCFG", "APGMix", "Bin", "CFGReuse",
     "CFGZero", "Guide", "Interval", "Random", "RectifiedCFG", "Restart", "Schedule", "__version__",
     "enable_context_parallel", "guide", "tune",
 ]  # fmt: skip
@@ -45,6 +45,7 @@ _HOME = {
     **dict.fromkeys(_RULES, "skipguide.method.cfg_rules"),
     "STG": "skipguide.method.terms",
     "SLG": "skipguide.method.terms",
+    "NAG": "skipguide.method.terms",
     "Bin": "skipguide.method.terms",
     "Random": "skipguide.method.terms",
     "Schedule": "skipguide.method.terms",

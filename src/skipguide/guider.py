@@ -38,7 +38,7 @@ from skipguide.method.request import (
     read_term,
     unpack_terms,
 )
-from skipguide.method.terms import SLG, STG, Layer, Random, Schedule
+from skipguide.method.terms import NAG, SLG, STG, Layer, Random, Schedule
 from skipguide.pipeline import combine
 from skipguide.pipeline.budget import BudgetPlan
 from skipguide.pipeline.cache_contexts import COND as COND_CONTEXT
@@ -612,14 +612,20 @@ def _weak_name(active: ActiveTerm) -> str:
 
 def _to_terms(given: Any) -> list[Term | Schedule]:
     """Return `terms` as STG and SLG, or as one Schedule."""
-    if isinstance(given, (STG, SLG, Schedule)):
-        return [given]
+    if isinstance(given, (NAG, STG, SLG, Schedule)):
+        return [_to_term(given)]
     if isinstance(given, Mapping) and "schedule" in given:
         return [read_schedule(given["schedule"])]
     return [_to_term(entry) for entry in ([given] if isinstance(given, Mapping) else given)]
 
 
 def _to_term(entry: Any) -> Term | Schedule:
+    if isinstance(entry, NAG):
+        raise ValueError(
+            "NAG needs the negative prompt in the conditional batch, but a guider is asked for the"
+            " inputs of one text at a time, and without CFG gets no other. Use guide(pipe, NAG())"
+            " on a pipeline that is no Modular one."
+        )
     if isinstance(entry, (STG, SLG, Schedule)):
         return entry
     if isinstance(entry, Mapping):  # a configuration of an older version has empty ones of these

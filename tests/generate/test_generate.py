@@ -26,7 +26,7 @@ import torch
 from huggingface_hub import errors
 from PIL import Image, ImageOps
 
-from skipguide import STG, guide
+from skipguide import NAG, STG, guide
 from skipguide.families import rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
@@ -53,9 +53,9 @@ def settings_for(pipe: Any, **given: Any) -> GenerationSettings:
     return resolve_settings(validate_settings({**TINY, "layers": 2, **given}), pipe)
 
 
-def by_hand(pipe: Any, seed: int) -> np.ndarray:
+def by_hand(pipe: Any, seed: int, **changes: Any) -> np.ndarray:
     call = {name: value for name, value in TINY.items() if name != "steps"}
-    call |= {"num_inference_steps": TINY["steps"], "output_type": "np"}
+    call |= {"num_inference_steps": TINY["steps"], "output_type": "np", **changes}
     with warnings.catch_warnings():  # diffusers' own, which generate() keeps from the user
         warnings.filterwarnings("ignore", message="In CPU autocast")
         video = pipe(generator=torch.Generator().manual_seed(seed), **call).frames[0]
@@ -502,12 +502,24 @@ def test_a_negative_prompt_without_cfg_is_told_of(
     ]
     words = (
         "the negative prompt 'blue' has no effect: it is what CFG leads away from, and CFG is off"
-        " with guidance_scale=1. Set --guidance-scale above 1, or leave the negative prompt out."
+        " with guidance_scale=1. Set --guidance-scale above 1, use --nag 5, or leave the negative"
+        " prompt out."
     )
     assert [result.notes for result in found] == [(words,), (), ()]
     assert np.array_equal(found[0].frames, found[1].frames)
     run.generate(pipe, settings_for(pipe, **given))
     assert caplog.messages == [f"note: {words}"]  # once for all videos of a process
+
+
+def test_nag_makes_a_negative_prompt_count(pipe: Any) -> None:
+    """The same frames as by hand, which the pipeline alone would not have made of this prompt."""
+    given = {"negative_prompt": "blue", "guidance_scale": 1.0}
+    found = run.generate(pipe, settings_for(pipe, **given, stg_scale=0.0, nag="5 alpha=0.5"))
+    assert found.notes == ()
+    assert found.passes_per_step == pytest.approx(2.0)  # joint attention: each block twice
+    with guide(pipe, NAG(5.0, alpha=0.5)):
+        assert np.array_equal(found.frames, by_hand(pipe, 0, **given))
+    assert not np.array_equal(found.frames, by_hand(pipe, 0, **given))
 
 
 def test_a_prompt_of_more_tokens_than_the_model_sees_is_told_of(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from skipguide import APG, SLG, STG, TCFG, Bin, CFGZero, Interval, Restart, Schedule, guide
+from skipguide import APG, NAG, SLG, STG, TCFG, Bin, CFGZero, Interval, Restart, Schedule, guide
 from skipguide.cli import app
 from skipguide.families import presets
 from skipguide.files import video
@@ -79,6 +79,19 @@ def test_rules(pipe: Any, given: Any, rule: Any, plain: dict[str, Any] | None) -
     plain = plain or {"name": "interval", "window": [0.2, 0.8]}
     assert json.loads(found.model_dump_json())["guidance"] == {"cfg": plain}
     assert validate_settings(json.loads(found.model_dump_json())) == found
+
+
+@pytest.mark.parametrize("given", ["5 stop=0.5", {"scale": 5.0, "stop": 0.5}])
+def test_nag(pipe: Any, given: Any) -> None:
+    found = resolve_settings(validate_settings({**OFF, "nag": given}), pipe)
+    assert found.request == GuidanceRequest(nag=NAG(5.0, stop=0.5))
+    plain = json.loads(found.model_dump_json())
+    assert plain["guidance"] == {"nag": {"scale": 5.0, "stop": 0.5}}
+    assert validate_settings(plain) == found
+    block = {"guidance": {"terms": [{"layers": 2}], "nag": 5}}
+    both = resolve_settings(validate_settings({"prompt": "p", **block, "nag": "7"}), pipe)
+    assert both.request.nag == NAG(7.0)
+    assert len(both.request.terms) == 1
 
 
 @pytest.mark.parametrize(
@@ -315,6 +328,11 @@ def test_strength_is_filled_in(pipe: Any) -> None:
         ({"stg_scale": 0.0, "cfg_rule": "apg", "restart": "0.4:0.6"}, "CFG 4.5 by apg + restart"),
         ({"schedule": [{"sigma": [0, 1]}]}, "CFG 4.5 + STG by noise level"),
         ({"slg_layers": 1}, "CFG 4.5 + SLG (residual 1)"),
+        ({"stg_scale": 0.0, "nag": 5}, "CFG 4.5 + NAG 5"),
+        (
+            {"layers": 2, "nag": "7 tau=1.5 layers=1,2 stop=0.5"},
+            "CFG 4.5 + STG 1 (residual 2) + NAG 7 (tau 1.5, layers 1,2, 0-0.5)",
+        ),
         (
             {"term": ["layers=1-2 scale=1,0.5", "layers=3 skip=attention", "kind=slg layers=0"]},
             "CFG 4.5 + STG 1,0.5 (residual 1,2) + STG 1 (attention 3) + SLG (residual 0)",

@@ -104,7 +104,7 @@ BAD = [
     ("budget", 1), ("budget", "two"),
     ("schedule", 3), ("rescale_space", "pixels"), ("cfg_rule", ""), ("cfg_rule", 3),
     ("cfg_rule", "apg eta=1 eta=2"), ("cfg_rule", "apg eta="), ("restart", ""), ("restart", 0.4),
-    ("exact", 1), ("exact", "no"),
+    ("exact", 1), ("exact", "no"), ("nag", ""), ("nag", True), ("nag", "5 tau="),
 ]  # fmt: skip
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..families import identity_attention
+from ..families import identity_attention, text_attention
 from ..families.schema import (
     AxisLayers,
     CallConvention,
     Family,
     Stack,
+    TextAttention,
     UNetLayout,
     ValueProjection,
 )
@@ -72,14 +73,17 @@ def _single_stack(
     streams: tuple[str, ...],
     attention: Mapping[str, ValueProjection],
     audio: tuple[str, ...] = (),
+    text: tuple[TextAttention, ...] = (),
 ) -> dict[str, Stack]:
-    return {"blocks": Stack(path, depth, streams, attention, audio=audio)}
+    return {"blocks": Stack(path, depth, streams, attention, audio=audio, text=text)}
 
 
-def _dual_and_single_stacks(dual: int, single: int) -> dict[str, Stack]:
+def _dual_and_single_stacks(
+    dual: int, single: int, text: Mapping[str, tuple[TextAttention, ...]] = text_attention.NONE
+) -> dict[str, Stack]:
     paths = {"dual": ("transformer_blocks", dual), "single": ("single_transformer_blocks", single)}
     return {
-        name: Stack(path, depth, JOINT_STREAMS, JOINT_ATTENTION)
+        name: Stack(path, depth, JOINT_STREAMS, JOINT_ATTENTION, text=text.get(name, ()))
         for name, (path, depth) in paths.items()
     }
 
@@ -124,9 +128,11 @@ FAMILIES = (
         stacks=_single_stack(
             "transformer_blocks", 48, JOINT_STREAMS,
             {"attn1": identity_attention.packed_joint_attention},
+            text=text_attention.MOCHI,
         ),
         text_position="after",
         batched_inputs=MASKED_TEXT_INPUTS,
+        negative=text_attention.MASKED_PROMPT,
     ),
     Family(
         name="wan",
@@ -140,8 +146,9 @@ FAMILIES = (
             "WanVideoToVideoPipeline": SEPARATE_FLOAT32,
             "LucyEditPipeline": TWO_SCALES,
         },
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         denoisers=("transformer", "transformer_2"),
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="wan-vace",
@@ -150,10 +157,11 @@ FAMILIES = (
         checkpoint="Wan-AI/Wan2.1-VACE-14B-diffusers",
         fps=16,
         pipelines={"WanVACEPipeline": TWO_SCALES},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         denoisers=("transformer", "transformer_2"),
         cached_modules=("vace_blocks",),
         notes="a skipped block keeps its VACE hint; the hints of the cond pass are reused",
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="wan-animate",
@@ -162,10 +170,11 @@ FAMILIES = (
         checkpoint="Wan-AI/Wan2.2-Animate-14B-Diffusers",
         fps=30,
         pipelines={"WanAnimatePipeline": SEPARATE_FLOAT32},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         cached_modules=("motion_encoder", "face_encoder"),
         injected_modules=(("face_adapter", "inject_face_latents_blocks"),),
         notes="a skipped block keeps its face adapter",
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="chronoedit",
@@ -174,7 +183,8 @@ FAMILIES = (
         checkpoint="nvidia/ChronoEdit-14B-Diffusers",
         fps=16,
         pipelines={"ChronoEditPipeline": SEPARATE_FLOAT32},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="hunyuan",
@@ -186,10 +196,11 @@ FAMILIES = (
             "HunyuanVideoImageToVideoPipeline": TRUE_CFG,
             "HunyuanSkyreelsImageToVideoPipeline": TRUE_CFG,
         },
-        stacks=_dual_and_single_stacks(20, 40),
+        stacks=_dual_and_single_stacks(20, 40, text_attention.DUAL_AND_SINGLE),
         text_position="after",
         notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 "
         "is CFG",
+        negative=text_attention.HUNYUAN_PROMPT,
     ),
     Family(
         name="framepack",
@@ -198,9 +209,10 @@ FAMILIES = (
         checkpoint="lllyasviel/FramePackI2V_HY",
         fps=30,
         pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32_prediction=True)},
-        stacks=_dual_and_single_stacks(20, 40),
+        stacks=_dual_and_single_stacks(20, 40, text_attention.DUAL_AND_SINGLE),
         latent_layout="",
         text_position="after",
+        negative=text_attention.HUNYUAN_PROMPT,
     ),
     Family(
         name="hunyuan-1.5",
@@ -208,8 +220,12 @@ FAMILIES = (
         model="HunyuanVideo15Transformer3DModel",
         checkpoint="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
         pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
-        stacks=_single_stack("transformer_blocks", 54, JOINT_STREAMS, JOINT_ATTENTION),
+        stacks=_single_stack(
+            "transformer_blocks", 54, JOINT_STREAMS, JOINT_ATTENTION,
+            text=text_attention.DUAL,
+        ),
         text_position="after",
+        negative=text_attention.HUNYUAN_1_5_PROMPT,
     ),
     Family(
         name="ltx",
@@ -221,9 +237,13 @@ FAMILIES = (
             "LTXImageToVideoPipeline": LTX,
             "LTXConditionPipeline": LTX,
         },
-        stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack(
+            "transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION,
+            text=text_attention.MASKED_CROSS,
+        ),
         latent_layout="packed",
         batched_inputs=(*MASKED_TEXT_INPUTS, "video_coords"),
+        negative=text_attention.MASKED_PROMPT,
     ),
     Family(
         name="ltx-2",
@@ -241,6 +261,7 @@ FAMILIES = (
             "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
             {**PLAIN_ATTENTION, "audio_attn1": identity_attention.plain_attention},
             audio=("audio_attn1",),
+            text=text_attention.LTX_2,
         ),
         latent_layout="packed",
         batched_inputs=(
@@ -251,6 +272,7 @@ FAMILIES = (
         outputs=("video", "audio"),
         notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 "
         "switch it off",
+        negative=text_attention.LTX_2_PROMPT,
     ),
     Family(
         name="cogvideox",
@@ -264,10 +286,14 @@ FAMILIES = (
             "CogVideoXVideoToVideoPipeline": COG,
             "CogVideoXFunControlPipeline": COG,
         },
-        stacks=_single_stack("transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION),
+        stacks=_single_stack(
+            "transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION,
+            text=text_attention.SHARED,
+        ),
         latent_layout="btchw",
         text_position="before",
         batched_inputs=TEXT_INPUTS,
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="cogview4",
@@ -275,9 +301,13 @@ FAMILIES = (
         model="CogView4Transformer2DModel",
         checkpoint="THUDM/CogView4-6B",
         pipelines={"CogView4Pipeline": SEPARATE, "CogView4ControlPipeline": SEPARATE},
-        stacks=_single_stack("transformer_blocks", 30, JOINT_STREAMS, SHARED_JOINT_ATTENTION),
+        stacks=_single_stack(
+            "transformer_blocks", 30, JOINT_STREAMS, SHARED_JOINT_ATTENTION,
+            text=text_attention.SHARED,
+        ),
         latent_layout="bchw",
         text_position="before",
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="consisid",
@@ -286,13 +316,17 @@ FAMILIES = (
         checkpoint="BestWishYsh/ConsisID-preview",
         fps=8,
         pipelines={"ConsisIDPipeline": COG},
-        stacks=_single_stack("transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION),
+        stacks=_single_stack(
+            "transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION,
+            text=text_attention.SHARED,
+        ),
         latent_layout="btchw",
         text_position="before",
         batched_inputs=TEXT_INPUTS,
         injected_modules=(("perceiver_cross_attention", "cross_attn_interval"),),
         notes="a skipped block keeps its face attention",
         packages={"cv2": "opencv-python"},
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="skyreels-v2",
@@ -306,7 +340,8 @@ FAMILIES = (
             "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEPARATE_FLOAT32,
             "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEPARATE_FLOAT32,
         },
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="cosmos",
@@ -326,6 +361,7 @@ FAMILIES = (
         notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses "
         "its ControlNet hint",
         packages={"cosmos_guardrail": "cosmos_guardrail"},
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="allegro",
@@ -334,8 +370,12 @@ FAMILIES = (
         checkpoint="rhymes-ai/Allegro",
         fps=15,
         pipelines={"AllegroPipeline": BATCHED},
-        stacks=_single_stack("transformer_blocks", 32, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack(
+            "transformer_blocks", 32, VIDEO_STREAM, PLAIN_ATTENTION,
+            text=text_attention.MASKED_CROSS,
+        ),
         batched_inputs=MASKED_TEXT_INPUTS,
+        negative=text_attention.MASKED_PROMPT,
     ),
     Family(
         name="easyanimate",
@@ -357,6 +397,7 @@ FAMILIES = (
             *TEXT_INPUTS, "encoder_hidden_states_t5", "inpaint_latents", "control_latents"
         ),
         learned_variance=True,
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="sana-video",
@@ -368,11 +409,15 @@ FAMILIES = (
             "SanaVideoPipeline": BATCHED_FLOAT32,
             "SanaImageToVideoPipeline": BATCHED_FLOAT32,
         },
-        stacks=_single_stack("transformer_blocks", 20, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack(
+            "transformer_blocks", 20, VIDEO_STREAM, PLAIN_ATTENTION,
+            text=text_attention.MASKED_CROSS,
+        ),
         batched_inputs=MASKED_TEXT_INPUTS,
         learned_variance=True,
         linear_attention=True,
         notes="linear attention; the identity map gives V here too",
+        negative=text_attention.MASKED_PROMPT,
     ),
     Family(
         name="sana-wm",
@@ -386,6 +431,7 @@ FAMILIES = (
         ),
         notes="its attention mixes a recurrent and a camera branch, for which an identity map is "
         "not defined",
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-5",
@@ -399,6 +445,7 @@ FAMILIES = (
             {"self_attention": identity_attention.kandinsky_attention},
         ),
         packages={"torchvision": "torchvision"},
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-6",
@@ -417,6 +464,7 @@ FAMILIES = (
         latent_layout="bthwc",
         outputs=("video", "audio"),
         packages={"torchvision": "torchvision"},
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="helios",
@@ -425,8 +473,12 @@ FAMILIES = (
         checkpoint="BestWishYsh/Helios-Base",
         pipelines={"HeliosPipeline": SEPARATE_FLOAT32, "HeliosPyramidPipeline": HELIOS_PYRAMID},
         latent_layout="",
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack(
+            "blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION,
+            text=text_attention.CROSS,
+        ),
         notes="a window is of each chunk (and stage) of the video, which are runs of their own",
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="anyflow",
@@ -435,9 +487,10 @@ FAMILIES = (
         checkpoint="nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers",
         fps=16,
         pipelines={"AnyFlowPipeline": BATCHED},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         latent_layout="btchw",
         batched_inputs=(*TEXT_INPUTS, "r_timestep", "encoder_hidden_states_image"),
+        negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
         name="motif-video",
@@ -447,6 +500,7 @@ FAMILIES = (
         pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
         stacks=_dual_and_single_stacks(20, 40),
         text_position="after",
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="latte",
@@ -461,6 +515,7 @@ FAMILIES = (
         batched_inputs=TEXT_INPUTS,
         interleaved=True,
         learned_variance=True,
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="opensora",
@@ -474,6 +529,7 @@ FAMILIES = (
         learned_variance=True,
         package="skipguide.opensora",
         notes="diffusers has no Open-Sora: the classes are in skipguide.opensora",
+        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="svd",
@@ -495,6 +551,7 @@ FAMILIES = (
         batched_inputs=("sample", "encoder_hidden_states", "added_time_ids"),
         denoisers=("unet",),
         notes="The paper's 8th of 16 layers is up:0.",
+        no_nag="its denoiser sees an image and no text",
     ),
     Family(
         name="animatediff",
@@ -527,6 +584,7 @@ FAMILIES = (
         denoisers=("unet",),
         notes="Blocks without cross-attention (with Stable Diffusion 1.5 down:6, down:7, up:0 to "
         "up:2) have temporal layers only.",
+        no_nag=text_attention.IN_A_UNET,
     ),
     Family(
         name="modelscope",
@@ -540,6 +598,7 @@ FAMILIES = (
         batched_inputs=("sample", "encoder_hidden_states"),
         denoisers=("unet",),
         cached_modules=("transformer_in",),
+        no_nag=text_attention.IN_A_UNET,
     ),
     Family(
         name="i2vgen-xl",
@@ -554,6 +613,7 @@ FAMILIES = (
         ),
         denoisers=("unet",),
         cached_modules=("transformer_in", "image_latents_temporal_encoder"),
+        no_nag=text_attention.IN_A_UNET,
     ),
 )  # fmt: skip
 

@@ -225,6 +225,50 @@ class SLG:
 
 
 @dataclass(frozen=True)
+class NAG:
+    """Normalized Attention Guidance: away from the negative prompt, inside of attention.
+
+    It makes the negative prompt work where there is no CFG: in distilled and few-step models. The
+    video attends to the prompt and to the negative prompt, and what it gets of the prompt is pushed
+    away from the other (arXiv 2505.21179; `formula.normalized_attention_push`). It acts in the
+    conditional pass and, since these start from its states, in all weak passes; u is left alone.
+    The negative prompt is that of the pipeline's call, the empty text where it has none.
+
+    Args:
+        scale: as in the authors' code and elsewhere (`nag_scale`), from 1, which is off. They use
+            3 to 11.
+        tau: the longest that a token's push may make it, as a multiple of its length, from 1.
+        alpha: from 0, which is off, to 1: the part of the pushed result in the sum.
+        layers: where it acts, as for STG; None is everywhere.
+        start, stop: fractions of the run, as for STG. The authors' `nag_end` is `stop`; most of
+            what it does is done in the first steps.
+
+    Raises:
+        ValueError: for anything outside these ranges, at once.
+    """
+
+    scale: float = 5.0
+    tau: float = 2.5
+    alpha: float = 0.25
+    layers: Sequence[Layer] | None = None
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        validate.check_number("scale", self.scale, 1.0, math.inf, "1 is off")
+        validate.check_number("tau", self.tau, 1.0, math.inf, "1 keeps the length")
+        validate.check_number("alpha", self.alpha, 0.0, 1.0, "0 is off")
+        if self.layers is not None:
+            _check_layers(self.layers, "NAG")
+        _check_window_bounds(self)
+
+    @property
+    def is_off(self) -> bool:
+        """True if nothing is added anywhere."""
+        return self.scale == 1 or self.alpha == 0
+
+
+@dataclass(frozen=True)
 class Bin:
     """One range of noise levels of a Schedule: low <= sigma < high, and what holds there.
 
@@ -383,6 +427,10 @@ def _check_common_arguments(term: STG | SLG) -> None:
             f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of'
             " them."
         )
+    _check_window_bounds(term)
+
+
+def _check_window_bounds(term: STG | SLG | NAG) -> None:
     validate.check_number("start", term.start, 0.0, 1.0, "it is a fraction of the run")
     validate.check_number("stop", term.stop, 0.0, 1.0, "it is a fraction of the run")
     if term.start >= term.stop:
@@ -414,8 +462,8 @@ def _check_layers(layers: Any, kind: str) -> None:
         )
     if len(layers) == 0:
         raise ValueError(
-            f"{kind} needs at least one layer to skip, but got an empty list. Name one, as in"
-            " layers=[9]."
+            f"{kind} needs at least one layer{'' if kind == 'NAG' else ' to skip'}, but got an"
+            " empty list. Name one, as in layers=[9]."
         )
     for layer in layers:
         _check_layer(layer)

@@ -39,7 +39,7 @@ def resolve_layers(family: Family, sites: Sequence[LayerSite], term: Term) -> li
         )
     if isinstance(term.layers, Random):
         return _random_candidates(family, sites, term)
-    found = [k for layer in term.layers for k in _find_positions(family, sites, layer, term.axis)]
+    found = [k for layer in term.layers for k in find_positions(family, sites, layer, term.axis)]
     twice = next((k for k in found if found.count(k) > 1), None)
     if twice is not None:
         name = sites[twice].address if len(family.stacks) > 1 else sites[twice].index
@@ -101,11 +101,15 @@ def _random_candidates(family: Family, sites: Sequence[LayerSite], term: Term) -
     return found
 
 
-def _find_positions(
-    family: Family, sites: Sequence[LayerSite], layer: int | str, axis: str | None
+def find_positions(
+    family: Family, sites: Sequence[LayerSite], layer: int | str, axis: str | None = None
 ) -> list[int]:
     """Return the positions of a layer: one, or one for each axis where those of space and time run
-    in turn."""
+    in turn.
+
+    Raises:
+        ValueError: for a stack or a number that the model has not, or another axis.
+    """
     names, index = _stacks_of(family, layer, axis)
     for name in names:
         _check_stack(family, layer, name, index, axis)

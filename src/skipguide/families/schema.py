@@ -18,6 +18,55 @@ Entry = tuple[nn.Module, str]  # (parent, name of its child)
 
 
 @dataclass(frozen=True)
+class TextAttention:
+    """Where the video of a block attends to the text, for guidance by a negative prompt (NAG).
+
+    In cross-attention the text is an argument of the block, the same for all of them. In joint
+    attention it is a stream, which every block changes.
+
+    Args:
+        path: of the attention in the block.
+        inputs: the arguments of the block that come from the text, by the names of the attention's
+            arguments that they are handed on as; of joint attention those beside the stream.
+        stream: the stream of the block that is the text; "" for cross-attention.
+        output: path in the attention of the projection W_o that the joined heads enter; "" where
+            the attention returns them as they are.
+        has_text: the text's tokens enter W_o together with those of the video.
+        image_values: the projections to values of an image, whose attention is added to that of
+            the text before W_o; NAG leaves it as it is.
+        video_only: modules of the block whose results reach the video alone.
+    """
+
+    path: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    stream: str = ""
+    output: str = "to_out.0"
+    has_text: bool = False
+    image_values: tuple[str, ...] = ()
+    video_only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NegativePrompt:
+    """How the negative prompt of a pipeline's call becomes inputs of the denoiser (NAG).
+
+    Args:
+        inputs: the denoiser's inputs that come from the text, each with the name of what it is.
+        encoded: what the pipeline's `encode_prompt` returns, by the names that it has in the
+            pipeline's `__call__`; "" is of no use here.
+        finish: makes what `inputs` names of the pipeline and that; None where it is the same.
+        as_prompt: `encode_prompt` takes one text, so the negative prompt is handed over as prompt.
+        every_step: what the blocks get of the text depends on the timestep.
+    """
+
+    inputs: Mapping[str, str]
+    encoded: tuple[str, ...]
+    finish: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    as_prompt: bool = False
+    every_step: bool = False
+
+
+@dataclass(frozen=True)
 class Stack:
     """A ModuleList of blocks that run one after the other.
 
@@ -32,6 +81,7 @@ class Stack:
         token_layout: how the tokens of `streams[0]` lie that the block's attention sees; as for
             `weak.shuffle.ShuffleTokens`.
         audio: those of `attention` that see sound instead of a video.
+        text: where a block attends to the text; none where NAG is not offered.
     """
 
     path: str
@@ -41,6 +91,7 @@ class Stack:
     axis: str | None = None
     token_layout: str = ""
     audio: tuple[str, ...] = ()
+    text: tuple[TextAttention, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +201,8 @@ class Family:
         package: the package that has the classes.
         packages: what its pipelines need that this package does not install: the names to install
             by the modules to import.
+        negative: how the negative prompt reaches the denoiser; None where NAG is not offered.
+        no_nag: why it is not, for errors and tables.
         axes: the axes along which it attends apart; none where attention is joint.
     """
 
@@ -174,6 +227,8 @@ class Family:
     notes: str = ""
     package: str = "diffusers"
     packages: Mapping[str, str] = field(default_factory=dict)
+    negative: NegativePrompt | None = None
+    no_nag: str = ""
     axes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ def family_rows() -> list[Row]:
             "stacks": {name: stack.depth for name, stack in family.stacks.items()},
             "skips": list(perturbations.available_skips(family.traits)),
             "axes": list(family.axes),
+            "nag": describe_nag(family),
             "outputs": list(family.outputs),
             "cfg": describe_cfg(family),
             "presets": [_preset_summary(row) for row in recommended_presets(family)],
@@ -43,6 +44,14 @@ def family_rows() -> list[Row]:
         }
         for family in FAMILIES
     ]
+
+
+def describe_nag(family: Family) -> str:
+    """Say where NAG acts in a family, or why it does not."""
+    if family.negative is None:
+        return f"no: {family.no_nag}"
+    texts = [text for stack in family.stacks.values() for text in stack.text]
+    return "joint attention" if any(text.stream for text in texts) else "cross-attention"
 
 
 def describe_cfg(family: Family) -> str:
@@ -216,7 +225,7 @@ def _format_cfg(row: Row) -> str:
 
 # --- markdown -------------------------------------------------------------------------------------
 
-FAMILY_COLUMNS = ("family", "pipelines", "layers", "skips", "CFG", "preset", "notes")
+FAMILY_COLUMNS = ("family", "pipelines", "layers", "skips", "NAG", "CFG", "preset", "notes")
 
 
 INTRODUCTION = """\
@@ -232,7 +241,9 @@ one of another. The layers of a UNet are those of its down blocks, its mid block
 blocks, and a bare number is refused there: `"up:0"` is the first one on the way up. Most have a
 spatial and a temporal half, and `axis` picks one of them; `skipguide layers` lists the layers of
 a model with the kinds of attention that each has. What the skips do is in [weak-models.md](weak-
-models.md).
+models.md). The column NAG says in which attention a negative prompt can be guided away from
+([methods.md](methods.md)): in joint attention every block runs twice, in cross-attention this
+attention alone does.
 
 Depths are those of the checkpoint named beside them, or the default of the class in diffusers
 where its config could not be read; any depth works. In the column CFG, c and u are the
@@ -275,6 +286,7 @@ def _family_cells(row: Row) -> tuple[str, ...]:
         _format_code(row["pipelines"]),
         f"{describe_stacks(row)}: {row['checkpoint']}",
         ", ".join([*row["skips"], *(f'axis="{axis}"' for axis in row["axes"])]),
+        row["nag"],
         row["cfg"],
         "; ".join(f"{preset['name']}: {preset['setting']}" for preset in row["presets"]),
         "; ".join([*(f"needs {name}" for name in row["needs"]), *filter(None, [row["notes"]])]),

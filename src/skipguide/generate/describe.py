@@ -56,9 +56,19 @@ def describe_guidance(content: ReadOnlyData) -> list[str]:
     found = ["STG by noise level"] if content.get("schedule") else []
     found += _describe_alike(stg, bool(content.get("orthogonalize")))
     found += [f"SLG ({_what(term)})" for term in terms if term.get("kind") == "slg"]
+    found += [_describe_nag(content["nag"])] if content.get("nag") else []
     found += ["restart"] if content.get("restart") else []
     budget = content.get("budget")
     return found + ([] if budget is None else [f"budget {budget:g}"])
+
+
+def _describe_nag(nag: ReadOnlyData) -> str:
+    """Return "NAG 5", or with what is not usual in it "NAG 5 (tau 1.5, layers 3, 0-0.5)"."""
+    found = [f"{name} {nag[name]:g}" for name in ("tau", "alpha") if name in nag]
+    found += [f"layers {','.join(map(str, nag['layers']))}"] if nag.get("layers") else []
+    window = nag.get("start", 0.0), nag.get("stop", 1.0)
+    found += [f"{window[0]:g}-{window[1]:g}"] if window != (0.0, 1.0) else []
+    return f"NAG {nag['scale']:g}" + (f" ({', '.join(found)})" if found else "")
 
 
 def columns(complete: ReadOnlyData) -> PlainData:

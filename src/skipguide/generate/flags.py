@@ -33,12 +33,19 @@ def _parse_rule(value: Any) -> Any:
     return parsing.parse_parts(value, "name") if isinstance(value, str) else value
 
 
+def _parse_nag(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {"scale": value}
+    return parsing.parse_parts(value, "scale") if isinstance(value, str) else value
+
+
 def _parse_bins(value: Any) -> Any:
     return value if isinstance(value, str) else parsing.parse_list(value, "sigma")
 
 
 Layers = Annotated[tuple[int | str, ...] | None, BeforeValidator(_parse_layers)]
 Rule = Annotated[Parts | None, BeforeValidator(_parse_rule)]
+Nag = Annotated[Parts | None, BeforeValidator(_parse_nag)]
 Restarts = Annotated[
     tuple[Parts, ...] | None, BeforeValidator(lambda value: parsing.parse_list(value, "window"))
 ]
@@ -166,6 +173,11 @@ class GuidanceFlags(BaseModel):
         f"Instead of plain CFG: {', '.join(RULE_NAMES[:-1])} or {RULE_NAMES[-1]}, and its"
         " parts, as in 'interval window=0.1:0.9' or 'fdg gains=1.5:1'.",
     )
+    nag: Nag = _field(
+        'a scale from 1 (off) and its parts, as in "5 tau=2.5 alpha=0.25"',
+        "Lead away from the negative prompt inside of attention (NAG), with CFG or without:"
+        " '5 tau=2.5 alpha=0.25 stop=0.5', of which the scale suffices.",
+    )
     budget: float | None = _field(
         "a number above 1",
         "Forward passes that a step may take on average (CFG alone: 2): u and the weak passes are"
@@ -292,7 +304,8 @@ def read_flags(given: ReadOnlyData) -> GuidanceFlags:
 
 def _check_parts(flags: GuidanceFlags) -> None:
     """Import torch only where there is something to check, so that wrong flags are told at once."""
-    if not (flags.cfg_rule or flags.restart or flags.term or isinstance(flags.schedule, tuple)):
+    parts = (flags.cfg_rule, flags.nag, flags.restart, flags.term)
+    if not (any(parts) or isinstance(flags.schedule, tuple)):
         return
     from skipguide.method import request, validate
 
@@ -304,8 +317,8 @@ def _check_parts(flags: GuidanceFlags) -> None:
         if isinstance(flags.schedule, tuple):
             request.read_schedule(flags.schedule)
     with problems.attempt():
-        parts = {"cfg": flags.cfg_rule, "restart": flags.restart}
-        request.GuidanceRequest.from_dict(parts)
+        rest = {"cfg": flags.cfg_rule, "nag": flags.nag, "restart": flags.restart}
+        request.GuidanceRequest.from_dict(rest)
     problems.raise_all()
 
 
@@ -365,6 +378,7 @@ def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> Pla
         "rescale_space": flags.rescale_space,
         "orthogonalize": flags.orthogonalize,
         "cfg": flags.cfg_rule,
+        "nag": flags.nag,
         "restart": flags.restart,
         "budget": flags.budget,
         "exact": flags.exact,
@@ -402,8 +416,8 @@ def from_guidance(content: ReadOnlyData) -> PlainData | None:
         "layers": [], **dict.fromkeys(SCALE_AXES, 0.0), **_SHARED, **_NEUTRAL_DEFAULTS,
         "rescale": 0.0,
     }  # fmt: skip
-    same = ("rescale", "rescale_space", "orthogonalize", "schedule", "restart", "budget", "exact")
-    found |= {name: content[name] for name in same if name in content}
+    same = ("rescale", "rescale_space", "orthogonalize", "schedule", "nag", "restart", "budget")
+    found |= {name: content[name] for name in (*same, "exact") if name in content}
     if "cfg" in content:
         found["cfg_rule"] = content["cfg"]
     if any("seed" in entry for entry in content.get("schedule", ())):

@@ -182,9 +182,13 @@ def negative_prompt_note(settings: GenerationSettings, model: str) -> str:
     scale = settings.guidance_scale
     if scale is None or scale > 1:
         why = f"is off in a {model}, whatever guidance_scale says"
-        advice = "Call the pipeline from Python, where its own arguments can switch CFG on, or"
+        advice = (
+            "Call the pipeline from Python, where its own arguments can switch CFG on, use --nag 5,"
+            " or"
+        )
     else:
-        why, advice = f"is off with guidance_scale={scale:g}", "Set --guidance-scale above 1, or"
+        why = f"is off with guidance_scale={scale:g}"
+        advice = "Set --guidance-scale above 1, use --nag 5, or"
     return (
         f"the negative prompt {settings.negative_prompt!r} has no effect: it is what CFG leads away"
         f" from, and CFG {why}. {advice} leave the negative prompt out."

@@ -155,7 +155,7 @@ def combine_guidance(block: Any, flags: ReadOnlyData) -> Any:
         return {"preset": {**(block["preset"] or {}), **flags}}
     same = {
         "rescale": "rescale", "rescale_space": "rescale_space", "orthogonalize": "orthogonalize",
-        "cfg_rule": "cfg", "restart": "restart", "budget": "budget",
+        "cfg_rule": "cfg", "nag": "nag", "restart": "restart", "budget": "budget",
         "exact": "exact",
     }  # fmt: skip
     others = [name for name in flags if name not in same]

@@ -271,7 +271,10 @@ class _StepTimer:
 
     def _note_unused_prompt(self, pipe: Pipeline) -> None:
         frame = call_frame.find_call_frame(pipe)
-        if self.settings.negative_prompt and frame is not None and not _is_cfg_on(pipe, frame):
+        nag = self.settings.request.nag
+        if not self.settings.negative_prompt or frame is None or (nag and not nag.is_off):
+            return
+        if not _is_cfg_on(pipe, frame):
             self.said.add(notes.negative_prompt_note(self.settings, type(pipe).__name__))
 
     def seconds_per_step(self) -> float:

@@ -63,7 +63,9 @@ class GenerationSettings(ModelSettings):
     """One video. None means: from the model's preset or the model itself."""
 
     prompt: str | None = _field("a text", "What the video shows.")
-    negative_prompt: str | None = _field("a text", "What it should not show; used with CFG.")
+    negative_prompt: str | None = _field(
+        "a text", "What it should not show; used with CFG and with NAG."
+    )
     image: str | None = _field(
         "the name of a picture file",
         "Picture that the video starts from, for image-to-video models. It is resized and cropped"
@@ -179,8 +181,9 @@ def uses_guidance(settings: GenerationSettings) -> bool:
     """Return whether there is anything beside plain CFG, or may be from a preset."""
     guidance = GuidanceFlags() if settings.guidance is None else settings.guidance
     if isinstance(guidance, GuidanceFlags):
-        extras = (guidance.cfg_rule, guidance.restart, guidance.schedule, guidance.budget)
-        return _asks_for_stg(guidance, settings.preset) or guidance.has_more_terms or any(extras)
+        extras = (guidance.cfg_rule, guidance.nag, guidance.restart, guidance.budget)
+        others = guidance.has_more_terms or guidance.schedule or any(extras)
+        return _asks_for_stg(guidance, settings.preset) or bool(others)
     return isinstance(guidance, dict) or not guidance.is_plain
 
 

@@ -189,6 +189,42 @@ def rescale(D: Tensor, c: Tensor, phi: float, data: DataSpace | None = None) -> 
     return D * (phi * ratio + (1 - phi))
 
 
+# --- guidance in attention ------------------------------------------------------------------------
+
+
+def normalized_attention_push(
+    Z: Tensor, Z_negative: Tensor, scale: float, tau: float, alpha: float
+) -> Tensor:
+    """Return what Normalized Attention Guidance adds to Z (NAG, arXiv 2505.21179, Algorithm 1).
+
+        Z~ = Z + (scale - 1) (Z - Z-)                  away from the negative prompt
+        Z^ = Z~ min(1, tau ||Z||_1 / ||Z~||_1)         per token, at most tau times as long as Z
+        Z <- Z + alpha (Z^ - Z)                        the second term is returned
+
+    Args:
+        Z: `(B, N, D)`, what the tokens of the video get of the prompt: the heads of an attention,
+            joined, before their projection W_o.
+        Z_negative: the same of the negative prompt.
+        scale: as in the authors' code; the paper's phi is scale - 1. With 1 nothing is added.
+        tau: the limit, from 1.
+        alpha: the part of the way that is gone, from 0 to 1.
+
+    Equal Z and Z- give exactly zero. Norms are computed in float32 at least, the rest in the
+    precision of Z, which holds a token's features and not their sum.
+    """
+    extrapolated = Z + (scale - 1) * (Z - Z_negative)
+    longest = tau * _absolute_sum(Z)
+    length = _absolute_sum(extrapolated)
+    factor = torch.where(length > longest, longest / length, 1.0)
+    return alpha * (extrapolated * factor.to(Z.dtype) - Z)
+
+
+def _absolute_sum(Z: Tensor) -> Tensor:
+    """Return ||Z||_1 per token as `(B, N, 1)`, without a copy of Z in another precision."""
+    precision = torch.promote_types(Z.dtype, torch.float32)
+    return torch.linalg.vector_norm(Z, ord=1, dim=-1, keepdim=True, dtype=precision)
+
+
 # --- inner products -------------------------------------------------------------------------------
 
 

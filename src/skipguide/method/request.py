@@ -10,6 +10,7 @@ everything that has its default is left out:
       - {kind: slg, layers: [9]}                        # Skip Layer Guidance
     rescale: 0.7
     cfg: {name: apg, eta: 0.2}
+    nag: {scale: 5.0, stop: 0.5}                        # away from the negative prompt
     restart: [{window: [0.4, 0.6], repeats: 2}]
     share_prefix: false
     exact: false
@@ -26,7 +27,7 @@ from skipguide.method import cfg_rules, parsing, rule_table, validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.method.restart import Restart
 from skipguide.method.reuse import Reuse
-from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
+from skipguide.method.terms import NAG, SLG, STG, Bin, Random, Schedule
 
 Term = STG | SLG
 
@@ -54,6 +55,7 @@ class GuidanceRequest:
         share_prefix: whether a weak pass begins at its first skipped layer.
         budget: forward passes a step, above 1; None computes everything at every step.
         exact: whether [uncond, cond] runs in halves, which makes results bit-equal.
+        nag: guides attention by the negative prompt.
 
     Raises:
         ValueError: for a number or a name out of range, and for parts that exclude each other.
@@ -69,6 +71,7 @@ class GuidanceRequest:
     share_prefix: bool = True
     budget: float | None = None
     exact: bool = True
+    nag: NAG | None = None
 
     def __post_init__(self) -> None:
         if self.cfg is not None and not isinstance(self.cfg, cfg_rules.CFGRule):
@@ -99,6 +102,7 @@ class GuidanceRequest:
             )
         self._check_orthogonalize()
         self._check_budget()
+        self._check_nag()
 
     def _check_budget(self) -> None:
         if self.budget is None:
@@ -118,6 +122,15 @@ class GuidanceRequest:
             raise ValueError(
                 "a budget keeps c - u from step to step, but RectifiedCFG computes u elsewhere than"
                 " c. Leave one of them out."
+            )
+
+    def _check_nag(self) -> None:
+        if self.nag is not None and not isinstance(self.nag, NAG):
+            raise ValueError(f"nag must be a NAG, but got {self.nag!r}. Write NAG(scale=5.0).")
+        if self.nag and any(getattr(term, "weak", None) is not None for term in self.terms):
+            raise ValueError(
+                "NAG acts inside of the guided model and in its weak passes, but a term has"
+                " another model as weak=. Leave one of them out, or skip layers."
             )
 
     def _check_orthogonalize(self) -> None:
@@ -160,7 +173,9 @@ class GuidanceRequest:
     def is_plain(self) -> bool:
         """True if the request asks for nothing but the pipeline's own CFG."""
         return (
-            not self.terms and self.schedule is self.cfg is self.budget is None and not self.restart
+            not self.terms
+            and self.schedule is self.cfg is self.budget is self.nag is None
+            and not self.restart
         )
 
     @property
@@ -193,7 +208,7 @@ class GuidanceRequest:
         terms = tuple(_seeded(term, seed) for term in self.terms)
         return dataclasses.replace(self, terms=terms, schedule=schedule)
 
-    def guide_arguments(self) -> tuple[list[Term | Schedule], PlainData]:
+    def guide_arguments(self) -> tuple[list[Term | Schedule | NAG], PlainData]:
         """Return the terms and the keyword arguments of the call of guide() that asks for this."""
         options = {
             "rescale": self.rescale,
@@ -205,7 +220,8 @@ class GuidanceRequest:
             "budget": self.budget,
             "exact": self.exact,
         }
-        return list(self.terms) if self.schedule is None else [self.schedule], options
+        terms = list(self.terms) if self.schedule is None else [self.schedule]
+        return [*terms, *([] if self.nag is None else [self.nag])], options
 
     def to_dict(self) -> PlainData:
         """Return the request as plain data, ready for JSON or YAML; defaults are left out.
@@ -231,6 +247,8 @@ class GuidanceRequest:
         if self.cfg is not None:
             name = next(name for name, kind in CFG_RULES.items() if type(self.cfg) is kind)
             found["cfg"] = {"name": name, **_to_plain(self.cfg)}
+        if self.nag is not None:
+            found["nag"] = _to_plain(self.nag)
         if self.restart:
             found["restart"] = [_to_plain(restart) for restart in self.restart]
         return found
@@ -260,6 +278,9 @@ class GuidanceRequest:
         if found.get("cfg") is not None:
             with problems.attempt():
                 found["cfg"] = read_cfg_rule(found["cfg"])
+        if found.get("nag") is not None:
+            with problems.attempt():
+                found["nag"] = read_nag(found["nag"])
         if found.get("restart") is not None:
             with problems.attempt():
                 rows = _listed(found["restart"], "window")
@@ -363,6 +384,18 @@ def read_cfg_rule(given: Any) -> cfg_rules.CFGRule:
             advice = validate.did_you_mean(str(name), CFG_RULES, advice)
         raise ValueError(f"cfg must be one of {', '.join(CFG_RULES)}, but got {name!r}. {advice}")
     return _make("cfg", CFG_RULES[name], {key: row[key] for key in row if key != "name"})
+
+
+def read_nag(given: Any) -> NAG:
+    """Read a NAG: {"scale": 5.0, "tau": 2.5}, or "5 tau=2.5", or the scale alone.
+
+    Raises:
+        ValueError: for an unknown part, or a value out of range.
+    """
+    row = parsing.parse_parts(given, "scale") if isinstance(given, str) else given
+    if isinstance(row, (int, float)) and not isinstance(row, bool):
+        row = {"scale": row}
+    return _make("nag", NAG, row)
 
 
 def _listed(value: Any, first: str) -> tuple[Any, ...]:
@@ -513,6 +546,24 @@ def unpack_terms(
             " guide(pipe, STG(layers=[34]))."
         )
     return None, tuple(terms)
+
+
+def take_nag(given: Sequence[Any]) -> tuple[list[Any], NAG | None]:
+    """Return what guide() was given besides a NAG, and the NAG.
+
+    Raises:
+        ValueError: for several of them.
+    """
+    terms = [
+        term for entry in given for term in (entry if isinstance(entry, (list, tuple)) else [entry])
+    ]
+    found = [term for term in terms if isinstance(term, NAG)]
+    if len(found) > 1:
+        raise ValueError(
+            f"guide() takes one NAG, for there is one negative prompt, but got {len(found)}."
+            " Leave the others out."
+        )
+    return [term for term in terms if not isinstance(term, NAG)], found[0] if found else None
 
 
 def active_bins(schedule: Schedule) -> list[Bin]:

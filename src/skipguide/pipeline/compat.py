@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -82,6 +83,36 @@ def predicts_variance(pipe: Pipeline) -> bool:
         "latent_channels", config["in_channels"]
     )
     return config.get("out_channels") == 2 * latents
+
+
+def check_called_twice(denoiser: nn.Module, sites: Sequence[LayerSite], whole_blocks: bool) -> None:
+    """Check that offloading lets modules be called twice in a pass, as NAG does.
+
+    Args:
+        denoiser: the model.
+        sites: its chain.
+        whole_blocks: blocks are called twice, and not their cross-attention alone.
+
+    Raises:
+        ValueError: for group offloading that would not have them on the device the second time.
+    """
+    if any("lazy_prefetch_group_offloading" in _diffusers_hooks(m) for m in denoiser.modules()):
+        raise ValueError(
+            "group offloading with use_stream=True learns the order of the layers from the first"
+            " call of the model, but with NAG some are called twice. Call the pipeline once without"
+            " NAG first, or pass use_stream=False."
+        )
+    groups = [_diffusers_hooks(site.block).get("group_offloading") for site in sites]
+    if whole_blocks and any(hook and len(hook.group.modules) > 1 for hook in groups):
+        raise ValueError(
+            "NAG calls each block twice, but in groups of several blocks that are offloaded the"
+            " last one takes the weights away after its first call. Offload with"
+            " num_blocks_per_group=1, or leaf by leaf."
+        )
+
+
+def _diffusers_hooks(module: nn.Module) -> dict[str, Any]:
+    return getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
 
 
 def check_stateful_hooks(denoiser: nn.Module, family: Family) -> bool:

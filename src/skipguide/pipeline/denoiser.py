@@ -14,7 +14,7 @@ from skipguide.families import blocks
 from skipguide.families.schema import Family
 from skipguide.method import perturbations
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
-from skipguide.method.terms import SLG, STG, Random
+from skipguide.method.terms import NAG, SLG, STG, Random
 from skipguide.pipeline import compat, foreign_code, state_watch
 from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND
 from skipguide.pipeline.step_caches import StepCaches
@@ -28,6 +28,7 @@ from skipguide.weak import (
     weak_pass,
 )
 from skipguide.weak.autoguidance import AutoguidancePass
+from skipguide.weak.negative_text import NegativeText
 
 Term = STG | SLG
 _SKIPS_NEEDING_GRID = {
@@ -40,12 +41,35 @@ class GuidedDenoiser:
     """A denoiser under guidance: Wan 2.2 has two, every other family one.
 
     `weak_passes` has the weak pass of each term; that of a Random is another one at every step.
+    `negative_text` is what NAG needs, None without it: where it is joint attention, proxies for all
+    blocks are below those of the passes.
     """
 
     def __init__(
-        self, family: Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool
+        self,
+        family: Family,
+        denoiser: nn.Module,
+        terms: Sequence[Term],
+        share_prefix: bool,
+        nag: NAG | None = None,
     ):
+        self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         sites = blocks.layer_sites(family, denoiser)
+        self.negative_text: NegativeText | None = None
+        if nag is not None and not nag.is_off:
+            self.negative_text = NegativeText(family, denoiser, sites, nag)
+        with self._above_negative_text():
+            self._make_passes(family, denoiser, sites, terms, share_prefix)
+        self.find_caches()
+
+    def _make_passes(
+        self,
+        family: Family,
+        denoiser: nn.Module,
+        sites: Sequence[blocks.LayerSite],
+        terms: Sequence[Term],
+        share_prefix: bool,
+    ) -> None:
         self.watch = state_watch.StateWatch(family, denoiser, sites)
         self.caches = StepCaches(family, denoiser, sites)
         self._caches_of_models: dict[int, StepCaches] = {}  # of weak models, by term
@@ -60,7 +84,6 @@ class GuidedDenoiser:
             sites, {k for j, ks in where.items() if _intercepts_attention(terms[j]) for k in ks}
         )
         self.family, self.sites, self.terms = family, sites, tuple(terms)
-        self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         self.signature = _call_signature(denoiser, family)
         self.prefix_cache = None
         if share_prefix and (firsts := _resume_positions(terms, where)):
@@ -71,7 +94,11 @@ class GuidedDenoiser:
         self._positions, self._weak_pass_cache = where, dict[Any, weak_pass.WeakPass]()
         self._joint_passes: dict[tuple[int, ...], joint_pass.JointPass] = {}
         self.weak_passes = [self._weak_pass(j, 0) for j in range(len(terms))]
-        self.find_caches()
+
+    def _above_negative_text(self) -> contextlib.AbstractContextManager[None]:
+        """Let proxies that are made take those of joint attention under NAG for the blocks."""
+        text = self.negative_text
+        return patching.patched([] if text is None else text.block_patches)
 
     def is_current(self) -> bool:
         """Return whether the denoiser still has the modules that it had when this was made."""
@@ -94,6 +121,8 @@ class GuidedDenoiser:
             off = isinstance(term, STG) and max(term.scales(len(self.family.outputs))) == 0
             if isinstance(weak, weak_pass.WeakPass) and not off:
                 self.caches.check_skipped(weak.skipped, term.skip)
+        if self.negative_text is not None:
+            self.caches.check_called_twice(self.negative_text.called_twice)
 
     def all_caches(self) -> list[StepCaches]:
         """Return the caches of the denoiser and of the weak models."""
@@ -157,11 +186,15 @@ class GuidedDenoiser:
             joins: the run was under way without guidance.
 
         Raises:
-            ValueError: for a cache, or a replaced forward or block, that is refused.
+            ValueError: for a cache, or a replaced forward or block, that is refused, or offloading
+                that NAG does not go together with.
         """
         self.watch.check_forwards()  # again: a cache can be switched on after guide()
         self.watch.begin_run()
         self.find_caches()
+        if self.negative_text is not None:
+            joint = self.negative_text.is_joint
+            compat.check_called_twice(self.denoiser, self.sites, joint)
         for caches in self.all_caches():
             caches.begin_run(joins)
 
@@ -201,11 +234,12 @@ class GuidedDenoiser:
         ]
         cache, firsts = self.prefix_cache, {weak.first_skipped for weak in sharing}
         if cache is None:
-            return self.watch.patches([])
+            return [*self.watch.patches([]), *self._attention_patches()]
         if self.caches.has_leader:  # whose first block runs in each pass, and may record nothing
             firsts -= {0}
         first = self.caches.recording_patches() if firsts else []
-        return self.watch.patches([*cache.patches(firsts, in_batch), *first])
+        recording = self.watch.patches([*cache.patches(firsts, in_batch), *first])
+        return [*recording, *self._attention_patches()]
 
     def join_terms(self, active_terms: Sequence[int]) -> list[list[int]]:
         """Return which of these terms run in one batch; those with a draw or a model of their own
@@ -244,7 +278,8 @@ class GuidedDenoiser:
         patches = self.caches.weak_patches(
             weak.patches() if shared else weak.full_patches, weak.skipped, shared
         )
-        return self.watch.patches(patches, weak.first_skipped + 1 if shared else 0)
+        found = self.watch.patches(patches, weak.first_skipped + 1 if shared else 0)
+        return [*found, *self._attention_patches()]
 
     def starts_from_prefix(self, active_term: int) -> bool:
         """Return whether the weak pass of a term starts from a state of the conditional pass."""
@@ -254,10 +289,45 @@ class GuidedDenoiser:
         return self.caches.may_share(self.weak_context(active_term), weak.first_skipped)
 
     def clear_prefix(self) -> None:
-        """Free what was kept of the conditional pass."""
+        """Free what was kept of the conditional pass; what runs after it is not under NAG."""
         self.caches.clear()
+        if self.negative_text is not None:
+            self.negative_text.end_step()
         if self.prefix_cache is not None:
             self.prefix_cache.clear()
+
+    # --- NAG --------------------------------------------------------------------------------------
+
+    def begin_negative_step(self, active_terms: Sequence[int]) -> None:
+        """Begin a step with NAG, at its conditional pass.
+
+        Args:
+            active_terms: the STG terms whose weak passes follow.
+        """
+        assert self.negative_text is not None
+        weaks = [self.weak_passes[j] for j in active_terms]
+        self.negative_text.begin_step(
+            {weak.first_skipped for weak in weaks if isinstance(weak, weak_pass.WeakPass)}
+        )
+
+    def begin_negative_weak_pass(self, active_term: int) -> None:
+        """Begin the weak pass of a term in a step with NAG, which does in it what it did before."""
+        text, weak = self.negative_text, self.weak_passes[active_term]
+        if text is not None and text.is_on:
+            assert isinstance(weak, weak_pass.WeakPass)
+            text.begin_pass(weak.first_skipped if self.starts_from_prefix(active_term) else 0)
+
+    def repeat_patches(self) -> list[patching.Patch]:
+        """Return the patches for one more conditional pass of the same step, and begin it."""
+        if self.negative_text is not None and self.negative_text.is_on:
+            self.negative_text.begin_pass()
+        return [*self.watch.patches([]), *self._attention_patches()]
+
+    def _attention_patches(self) -> list[patching.Patch]:
+        text = self.negative_text
+        return [] if text is None or not text.is_on else text.attention_patches
+
+    # --- passes of u ------------------------------------------------------------------------------
 
     def idle_patches(self) -> list[patching.Patch]:
         """Return the patches for a call whose result nobody reads; a UNet's resnets run anyway."""
@@ -300,6 +370,10 @@ class GuidedDenoiser:
         return found
 
     def _weak_pass(self, j: int, step: int) -> weak_pass.WeakPass | AutoguidancePass:
+        with self._above_negative_text():
+            return self._make_weak_pass(j, step)
+
+    def _make_weak_pass(self, j: int, step: int) -> weak_pass.WeakPass | AutoguidancePass:
         term = self.terms[j]
         if not _skips_layers(term):
             assert isinstance(term, STG)

@@ -16,9 +16,14 @@ from torch import nn
 from skipguide.families import lookup
 from skipguide.families.schema import Family
 from skipguide.method import cfg_rules
-from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
+from skipguide.method.request import (
+    GuidanceRequest,
+    published_rescale,
+    take_nag,
+    unpack_terms,
+)
 from skipguide.method.restart import Restart, to_restarts
-from skipguide.method.terms import SLG, STG, Schedule
+from skipguide.method.terms import NAG, SLG, STG, Schedule
 from skipguide.pipeline import call_frame, early_checks
 from skipguide.pipeline.cache_contexts import COND, UNCOND
 from skipguide.pipeline.guided_calls import GuidedCalls
@@ -35,7 +40,7 @@ _GUIDED_DENOISERS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 def guide(
     pipe: Any,
-    *terms: Term | Schedule | Sequence[Term],
+    *terms: Term | NAG | Schedule | Sequence[Term | NAG],
     rescale: float | None = None,
     rescale_space: str = "prediction",
     orthogonalize: bool = False,
@@ -53,8 +58,8 @@ def guide(
     Args:
         pipe: an unmodified diffusers pipeline of a known family.
         terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one
-            Schedule alone. A list or tuple of terms, such as a preset of several, stands for its
-            entries.
+            Schedule. Beside them, or alone, a NAG, which guides attention by the negative prompt.
+            A list or tuple of terms, such as a preset of several, stands for its entries.
         rescale: phi in [0, 1] (Algorithm 4), per sample, at steps with a term or a rule; 0 is off.
             None is 0, or what was published with a preset.
         rescale_space: "prediction", as the paper's code has it, or "data": the deviations are those
@@ -78,8 +83,8 @@ def guide(
         exact: run a batch [uncond, cond] in halves, and every weak pass alone, so that the result
             is the same to the last bit as with full passes. False keeps the pipeline's own batch,
             and runs weak passes that start in the same layer as one: faster on a GPU that half a
-            batch does not fill, and the same but for rounding. Where SLG weakens u, the batch runs
-            in halves all the same.
+            batch does not fill, and the same but for rounding. Where SLG weakens u or NAG is on,
+            the batch runs in halves all the same.
         parallel: a process group of torch.distributed, or one dimension of a DeviceMesh, whose
             processes divide the passes of a step among them (docs/parallel.md). All of them call
             this, and then the pipeline, with the same arguments.
@@ -93,12 +98,14 @@ def guide(
             number, nothing to do, a scheduler on which a restart is not known to be right, a
             model with a cache that they would spoil (diffusers' FirstBlockCache, MagCache,
             SeaCache, TaylorSeer, Pyramid Attention Broadcast and TextKVCache are none;
-            FasterCache and those of others are), or more processes than passes.
+            FasterCache and those of others are), a model that has no NAG, NAG with parallel=, or
+            more processes than passes.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
+    others, nag = take_nag(terms)
     schedule, single = unpack_terms(
-        terms, allow_empty=bool(restarts) or not (cfg is budget is None)
+        others, allow_empty=bool(restarts) or not (cfg is budget is nag is None)
     )
     phi = published_rescale(single) if rescale is None else rescale
     request = GuidanceRequest(
@@ -112,12 +119,18 @@ def guide(
         share_prefix,
         budget,
         exact,
+        nag,
     )
     _check_weak_models(pipe, family, single)
     _check_rule(family, cfg)
     check_unguided(pipe, family)
     if parallel is None:
         return Guide(pipe, family, request)
+    if nag is not None:
+        raise ValueError(
+            "parallel= divides passes that are known of each other by one state, which NAG is not"
+            " part of. Leave one of them out."
+        )
     from skipguide.pipeline.branches import BranchGuide  # a Guide, so not above
 
     return BranchGuide(pipe, family, request, parallel)

@@ -30,7 +30,7 @@ from skipguide.families.schema import Family
 from skipguide.method.cfg_rules import RectifiedCFG
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.request import GuidanceRequest
-from skipguide.pipeline import call_frame, combine, compat, foreign_code
+from skipguide.pipeline import call_frame, combine, compat, foreign_code, negative_prompt
 from skipguide.pipeline.budget import TYPICAL_SCALE, BudgetPlan
 from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND, UNREAD
 from skipguide.pipeline.corrector import Corrector
@@ -84,9 +84,11 @@ class GuidedCalls:
         self._context = contextlib.ExitStack()  # of caches, in the call under way
         self._in_own_pass = False  # the hooks below let passes of ours through
         self._input_spec_set = False  # in this run: the weak passes know their inputs
+        self._negative_inputs: Inputs | None = None  # in this run: the denoiser's, for NAG
 
     def _make_guided_denoiser(self, denoiser: nn.Module) -> GuidedDenoiser:
-        return GuidedDenoiser(self.family, denoiser, self.terms, self.request.share_prefix)
+        request = self.request
+        return GuidedDenoiser(self.family, denoiser, self.terms, request.share_prefix, request.nag)
 
     # --- before a call of the denoiser ------------------------------------------------------------
 
@@ -107,10 +109,14 @@ class GuidedCalls:
         self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Inputs
     ) -> Any:
         """Put the proxies of a call in place; return other inputs for it, or None."""
-        if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
+        if step.calls_done == 0 and self._run.uses_nag:
+            self._find_negative_text(guided, step, args, kwargs)
+        if step.calls_done == 0 and (step.active_terms or step.uncond_terms or step.has_nag):
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
             active = [active.index for active in step.active_terms]
+            if step.has_nag:
+                guided.begin_negative_step(active)
             patches = guided.recording_patches(active, in_batch=step.keeps_batch)
             self._undo = patching.apply_patches(patches)
         if step.calls_done == 1 and step.has_uncond_call:
@@ -124,6 +130,28 @@ class GuidedCalls:
             return None
         step.inputs = guided.bind_inputs(args, kwargs)
         return (), self._select_rows(step.inputs, patching.COND)
+
+    def _find_negative_text(
+        self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Inputs
+    ) -> None:
+        """Find the negative text as the denoiser takes it, once a run, and as its blocks do.
+
+        The former comes with the first step, be NAG on at it or not: later the text encoder would
+        need the memory that the denoiser has."""
+        text = guided.negative_text
+        assert text is not None
+        if self._negative_inputs is not None and (text.is_known or not step.has_nag):
+            return
+        inputs, uncond = guided.bind_inputs(args, kwargs), None
+        if step.is_batched:
+            uncond, inputs = (self._select_rows(inputs, half) for half in _HALVES)
+        if self._negative_inputs is None:
+            found = negative_prompt.find_inputs(self.pipe, self.family, inputs, uncond)
+            self._negative_inputs = found
+        if step.has_nag and not text.is_known:
+            with text.recording() as patches:
+                negative = {**inputs, **self._negative_inputs}
+                self._run_denoiser(guided.denoiser, (), negative, patches)
 
     def _separates_contexts(self, guided: GuidedDenoiser) -> bool:
         """Return whether each pass has a context of its own; a run that nothing guides has not."""
@@ -160,13 +188,17 @@ class GuidedCalls:
             index = self._loop.first_index() if step is None else 0
             for known in self._guided_denoisers.values():
                 known.begin_run(joins=index > 0)
+        before = self._step if same_run else None
         has_cfg = self._loop.has_cfg(frame)
         if self._run.differences.needs_plan and self.family.unet is None:
             self._choose_plan(guided, index, has_cfg)
         self._step = step = self._run.decide_step(index, has_cfg, guided)
+        if before is not None and before.has_nag != step.has_nag:
+            for known in self._guided_denoisers.values():
+                known.forget_caches()  # which are those of c with NAG, or without it
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._loop.add_calls(step, frame)
-        step.choose_batch(self.request.exact, always_split=split)
+        step.choose_batch(self.request.exact, always_split=split or step.has_nag)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
@@ -181,7 +213,15 @@ class GuidedCalls:
             self._run.forget_history()
             for guided in self._guided_denoisers.values():
                 guided.forget_caches()
+        if index == 0:
+            self._forget_negative_prompt()
         return index
+
+    def _forget_negative_prompt(self) -> None:
+        self._negative_inputs = None
+        for guided in self._guided_denoisers.values():
+            if guided.negative_text is not None:
+                guided.negative_text.forget()
 
     def _begin_run(self) -> None:
         self._input_spec_set = False
@@ -191,6 +231,7 @@ class GuidedCalls:
         for denoiser, guided in self._guided_denoisers.items():
             if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
+        self._forget_negative_prompt()
 
     def _make_corrector(self) -> Corrector | None:
         rule = self.request.cfg
@@ -373,7 +414,7 @@ class GuidedCalls:
         """Run the conditional pass once more, which must give the same."""
         self.passes.unweakened += 1
         with guided.caches.context(REPEAT):
-            again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
+            again = self._run_denoiser(guided.denoiser, args, kwargs, guided.repeat_patches())
         self.passes.left_out_by_caches += 1 - guided.caches.cost(REPEAT, 1)
         rows = patching.select_half(patching.COND, again) if step.keeps_batch else again
         guided.watch.check_repeat(step.c, rows)
@@ -396,7 +437,7 @@ class GuidedCalls:
                 running[active.index] = active
             else:
                 found[active.index] = reused
-        exact = self.request.exact or guided.caches.is_on
+        exact = self.request.exact or guided.caches.is_on or step.has_nag
         for terms in [[j] for j in running] if exact else guided.join_terms(list(running)):
             self.passes.weak_runs.update(guided.weak_passes[j] for j in terms)
             predictions = self._run_weak_passes(guided, terms, args, kwargs)
@@ -424,6 +465,7 @@ class GuidedCalls:
     def _run_weak_pass(
         self, guided: GuidedDenoiser, j: int, args: tuple[Any, ...], kwargs: ReadOnlyInputs
     ) -> tuple[Tensor, ...]:
+        guided.begin_negative_weak_pass(j)
         patches, shared = guided.weak_patches(j), guided.starts_from_prefix(j)
         with guided.in_weak_context(j):
             found = self._run_denoiser(guided.weak_passes[j].denoiser, args, kwargs, patches)
@@ -498,3 +540,5 @@ class GuidedCalls:
         for guided in self._guided_denoisers.values():
             guided.watch.end_step()
             guided.clear_prefix()
+            if guided.negative_text is not None:
+                self.passes.negative_text += guided.negative_text.take_cost()

@@ -168,13 +168,20 @@ class PipelineLoop:
             frame: that of the pipeline's call.
 
         Raises:
-            ValueError: for a formula of the pipeline's own that guidance cannot pass through.
+            ValueError: for a formula of the pipeline's own that guidance cannot pass through, or
+                passes of its own beside NAG.
         """
         own = [
             name
             for name in self.calls.extra_guidance_flags
             if call_frame.is_enabled(self.pipe, frame, name)
         ]
+        if own and step.has_nag:
+            raise ValueError(
+                f"NAG guides the passes of c, but the {self.owner} has guidance of its own on"
+                f" ({own[0]}), whose passes would be without it. Pass stg_scale=0,"
+                " audio_stg_scale=0, modality_scale=1, audio_modality_scale=1, or leave NAG out."
+            )
         self._warn_of_own_stg(own, step)
         rescaled = [
             name

@@ -82,7 +82,9 @@ class RunState:
         self.request, self.outputs, self.loop, self.variance = request, outputs, loop, variance
         self.terms, self.schedule, self.rule = request.terms, request.schedule, request.cfg
         self.layout = "bcthw"  # of predictions, as a family's `latent_layout`
+        self.uses_nag = request.nag is not None and not request.nag.is_off
         self._had_cfg = False  # so far in this run
+        self._had_nag = False  # at the last step
         self._sigmas: list[float] = []  # per step, for a schedule
         self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
         self._times: list[float] = []  # t / t_max per timestep, where a rule needs it
@@ -98,7 +100,7 @@ class RunState:
         Raises:
             ValueError: for a window, schedule, rule or list of scales that does not suit the run.
         """
-        self._had_cfg, self._effective = False, set()
+        self._had_cfg, self._had_nag, self._effective = False, False, set()
         self.forget_history()
         num_steps = self.loop.position(0)[1]
         self._check_noise_levels()
@@ -178,6 +180,8 @@ class RunState:
         return noise_levels.run_times(self.loop.scheduler, what) if what else []
 
     def _check_windows(self, num_steps: int) -> None:
+        if (nag := self.request.nag) is not None and self.uses_nag:
+            terms.check_window((nag.start, nag.stop), num_steps)
         for term in self.terms:
             if self._has_scale(term):
                 terms.check_window((term.start, term.stop), num_steps)
@@ -205,9 +209,8 @@ class RunState:
     def may_guide(self) -> bool:
         """False where every scale is 0, so that no step can differ from the pipeline's own."""
         request = self.request
-        return bool(request.schedule or request.cfg or request.restart or request.budget) or any(
-            map(self._has_scale, self.terms)
-        )
+        others = request.schedule or request.cfg or request.restart or request.budget
+        return bool(others) or self.uses_nag or any(map(self._has_scale, self.terms))
 
     # --- a step -----------------------------------------------------------------------------------
 
@@ -232,6 +235,7 @@ class RunState:
             if isinstance(term := self.terms[j], STG)
         )
         step.uncond_terms = tuple(j for j in on if isinstance(self.terms[j], SLG))
+        self._decide_nag(step)
         self._had_cfg = self._had_cfg or has_cfg
         if self.rule is not None and (has_cfg or not self.request.rule_needs_cfg):
             self._apply_rule(step)
@@ -244,6 +248,18 @@ class RunState:
         if has_cfg and not step.leaves_out_uncond:
             self._decide_uncond(step, guided)
         return step
+
+    def _decide_nag(self, step: GuidedStep) -> None:
+        """Settle whether attention is guided by the negative prompt at a step.
+
+        Where that changes, differences of earlier steps are those of another model."""
+        nag = self.request.nag
+        if nag is not None and self.uses_nag:
+            position = self.loop.position(step.index)
+            step.has_nag = formula.is_in_window(nag.start, nag.stop, *position)
+        if step.has_nag != self._had_nag:
+            self.differences.forget()
+        self._had_nag = step.has_nag
 
     def _decide_uncond(self, step: GuidedStep, guided: GuidedDenoiser | None) -> None:
         """Settle whether u is computed at a step, or c - u is that of earlier ones."""
@@ -300,6 +316,7 @@ class RunState:
         if isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps:
             step.combination = Combination.ZERO
             step.active_terms, step.uncond_terms, step.phi = (), (), 0.0
+            step.has_nag = False
 
     def _check_cfg_was_on(self, step: GuidedStep) -> None:
         """Let a run switch CFG off on its way; its last steps are then left alone.

@@ -58,6 +58,7 @@ class GuidedStep:
         num_passes: forward passes of one sample, without weak ones.
         is_batched: c and u come from one call on [uncond, cond].
         split_batch: that call runs in halves.
+        has_nag: attention is guided by the negative prompt in c and in the weak passes.
         keeps_uncond: c - u may be used again by later steps.
         reuses_uncond: u is not computed: c - u is that of earlier steps.
     """
@@ -74,6 +75,7 @@ class GuidedStep:
     num_passes: int = 1
     is_batched: bool = False
     split_batch: bool = False
+    has_nag: bool = False
     keeps_uncond: bool = False
     reuses_uncond: bool = False
     calls_done: int = 0
@@ -121,7 +123,7 @@ class GuidedStep:
 
         Args:
             exact: of the request.
-            always_split: it does at every step, for a cache has a state for each half.
+            always_split: it does, for a cache has a state for each half, or NAG acts in one.
         """
         alone = bool(self.uncond_terms) or self.leaves_out_uncond or self.reuses_uncond
         alone = alone or isinstance(self.rule, RectifiedCFG)  # u is computed elsewhere than c
@@ -176,6 +178,9 @@ class PassCounts:
         weak_runs: how often each weak pass ran.
         uncond_weakened: how often SLG weakened u by each of its passes.
         left_out_by_caches: what a cache across steps left out of all these, in passes.
+        negative_text: what blocks with joint attention computed for the negative text of NAG, in
+            passes; where the text is an argument of cross-attention, this attention alone is
+            computed once more, which is not counted.
     """
 
     steps: int = 0
@@ -185,6 +190,7 @@ class PassCounts:
         default_factory=Counter
     )
     left_out_by_caches: float = 0.0
+    negative_text: float = 0.0
 
     @property
     def weak(self) -> float:
@@ -200,4 +206,5 @@ class PassCounts:
         saved = self.left_out_by_caches + sum(
             times * (1 - weak.cost(shared=False)) for weak, times in self.uncond_weakened.items()
         )
-        return (self.unweakened + self.weak - saved) / self.steps if self.steps else math.nan
+        computed = self.unweakened + self.weak + self.negative_text - saved
+        return computed / self.steps if self.steps else math.nan

@@ -8,7 +8,7 @@ block of it ran, and the weak pass is on its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -212,6 +212,23 @@ class StepCaches(CacheContexts):
                 f"{self.kind.title} decides at the first block whether the others run, but"
                 f' skip="{skip}" of layers={[self.sites[0].index]} takes it out. Skip another'
                 ' layer, write skip="attention", or switch the cache off: .disable_cache().'
+            )
+
+    def check_called_twice(self, modules: Iterable[nn.Module]) -> None:
+        """Check that NAG calls no module twice in a pass of which the cache would keep one state.
+
+        Args:
+            modules: what it calls twice.
+
+        Raises:
+            ValueError: if it does.
+        """
+        called = [inner for module in modules for inner in module.modules()]
+        if self.kind is not None and any(any(stateful_hooks(inner)) for inner in called):
+            raise ValueError(
+                f"NAG calls some modules of a {self.family.model} twice in a pass, of which"
+                f" {self.kind.title} would keep one state. Use a cache that has no part in the"
+                " attention to the text, or switch it off: .disable_cache()."
             )
 
     def clear(self) -> None:

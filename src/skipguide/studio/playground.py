@@ -46,6 +46,7 @@ _NAMED_PARAMETERS = (
     "term",
     "guidance_scale",
     "cfg_rule",
+    "nag",
     "restart",
     "steps",
     "rescale",

@@ -44,6 +44,9 @@ class ModuleProxy(nn.Module):
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
         return self.real.named_modules(*args, **kwargs)
 
+    def get_submodule(self, target: str) -> Any:
+        return self.real.get_submodule(target)
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.real.state_dict(*args, **kwargs)
 
