@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipguide.method.cfg_rules import APG, TCFG, CFGReuse, CFGZero, Interval
+    from skipguide.method.loras import WithLoRA, WithoutLoRA
     from skipguide.method.restart import Restart
     from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
     from skipguide.pipeline.guide import Guide, guide
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random",
-    "Restart", "Schedule", "__version__", "guide", "tune",
+    "Restart", "Schedule", "WithLoRA", "WithoutLoRA", "__version__", "guide", "tune",
 ]  # fmt: skip
 
 _HOME = {
@@ -30,6 +31,8 @@ _HOME = {
     "Random": "skipguide.method.terms",
     "Schedule": "skipguide.method.terms",
     "Restart": "skipguide.method.restart",
+    "WithLoRA": "skipguide.method.loras",
+    "WithoutLoRA": "skipguide.method.loras",
     "APG": "skipguide.method.cfg_rules",
     "CFGZero": "skipguide.method.cfg_rules",
     "TCFG": "skipguide.method.cfg_rules",

@@ -142,6 +142,10 @@ FAMILIES = (
         },
         stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
         denoisers=("transformer", "transformer_2"),
+        modular=(
+            "WanModularPipeline", "WanImage2VideoModularPipeline", "Wan22ModularPipeline",
+            "Wan22Image2VideoModularPipeline",
+        ),
     ),
     Family(
         name="wan-vace",
@@ -154,6 +158,7 @@ FAMILIES = (
         denoisers=("transformer", "transformer_2"),
         cached_modules=("vace_blocks",),
         notes="a skipped block keeps its VACE hint; the hints of the cond pass are reused",
+        modular=("Wan22VaceModularPipeline",),
     ),
     Family(
         name="wan-animate",
@@ -210,6 +215,7 @@ FAMILIES = (
         pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
         stacks=_single_stack("transformer_blocks", 54, JOINT_STREAMS, JOINT_ATTENTION),
         text_position="after",
+        modular=("HunyuanVideo15ModularPipeline",),
     ),
     Family(
         name="ltx",
@@ -224,6 +230,7 @@ FAMILIES = (
         stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
         latent_layout="packed",
         batched_inputs=(*MASKED_TEXT_INPUTS, "video_coords"),
+        modular=("LTXModularPipeline",),
     ),
     Family(
         name="ltx-2",
@@ -249,6 +256,7 @@ FAMILIES = (
             "video_coords", "audio_coords", "video_self_attention_mask", "video_keyframes_mask",
         ),
         outputs=("video", "audio"),
+        modular=("LTX2ModularPipeline", "LTX25ModularPipeline"),
         notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 "
         "switch it off",
     ),
@@ -427,6 +435,10 @@ FAMILIES = (
         latent_layout="",
         stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
         notes="a window is of each chunk (and stage) of the video, which are runs of their own",
+        modular=(
+            "HeliosModularPipeline", "HeliosPyramidModularPipeline",
+            "HeliosPyramidDistilledModularPipeline",
+        ),
     ),
     Family(
         name="anyflow",
@@ -557,7 +569,9 @@ FAMILIES = (
     ),
 )  # fmt: skip
 
-# Video pipelines of diffusers that guide() refuses, and why.
+# The newest diffusers whose video pipelines were all compared with the rows.
+COMPARED_WITH = "0.42.1"
+# Video pipelines of diffusers that guide() and SkipGuidance refuse, and why.
 REFUSED_PIPELINES: dict[str, str] = {
     **dict.fromkeys(
         ("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"),
@@ -574,6 +588,24 @@ REFUSED_PIPELINES: dict[str, str] = {
     "Cosmos3OmniPipeline": (
         "its transformer takes packed sequences of several kinds and keeps keys and values of the"
         " text"
+    ),
+    **dict.fromkeys(
+        ("Cosmos3OmniModularPipeline", "Cosmos3DistilledModularPipeline"),
+        "it has no guider, and its transformer takes packed sequences of several kinds and keeps"
+        " keys and values of the text",
+    ),
+    "EchoModularPipeline": (
+        "it has no guider: it is distilled, and asks an LTX-2 transformer once a step for estimates"
+        " beside tokens of its memory"
+    ),
+    "MiniMaxH3ModularPipeline": (
+        "it has no guider: it is guidance-distilled, and its transformer takes video, sound and"
+        " references as rows of one packed sequence"
+    ),
+    **dict.fromkeys(
+        ("WanAnimate2ModularPipeline", "WanAnimate2DistilledModularPipeline"),
+        "its transformer takes lists of latents without a batch, and attends to kept keys of the"
+        " driving video by flex attention only, under masks that it makes for each size",
     ),
     "JoyImageEditPipeline": (
         "it scales the result of CFG to the length of the conditional prediction, so that no other"

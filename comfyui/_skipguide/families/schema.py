@@ -149,6 +149,7 @@ class Family:
         fps: frames per second of its videos, where its call is not told.
         notes: what else to know, for the tables.
         package: the package that has the classes.
+        modular: Modular pipelines whose guider may be a `SkipGuidance`.
         packages: what its pipelines need that this package does not install: the names to install
             by the modules to import.
         axes: the axes along which it attends apart; none where attention is joint.
@@ -174,6 +175,7 @@ class Family:
     fps: int = DEFAULT_FPS
     notes: str = ""
     package: str = "diffusers"
+    modular: tuple[str, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)
     axes: tuple[str, ...] = field(init=False)
 
