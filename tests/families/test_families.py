@@ -408,14 +408,14 @@ def test_public_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
 
 
 def video_pipelines_of_modular_diffusers() -> dict[str, type[Any]]:
-    """The Modular pipelines whose blocks speak of frames, by the name of their class."""
+    """The Modular pipelines whose blocks return videos, by the name of their class."""
     found = {}
     for name in dir(diffusers):
         if name.endswith("ModularPipeline") and name != "ModularPipeline":
             kind = getattr(diffusers, name)
             folder = Path(inspect.getfile(kind)).parent
             source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
-            if "num_frames" in source or "video_length" in source:
+            if '"videos"' in source:
                 found[name] = kind
     return found
 
