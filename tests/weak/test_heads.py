@@ -136,7 +136,7 @@ def test_other_heads_are_those_of_the_real_attention(skip: str, kv_heads: int) -
     """To the last bit, also where several heads have keys and values in common."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 8, 4) for heads in (6, kv_heads, kv_heads))
-    call = {"query": query, "key": key, "value": value, "enable_gqa": kv_heads < 6}
+    call: dict[str, Any] = dict(query=query, key=key, value=value, enable_gqa=kv_heads < 6)
     real = torch.nn.functional.scaled_dot_product_attention(**call)
     edit = weak_attention._EDITS_OF_HEADS[skip]
     view: Any = type("View", (), {"video_tokens": lambda _, n: (0, (n,))})()
@@ -153,7 +153,7 @@ def test_masks_are_those_of_their_heads() -> None:
     query, key, value = (torch.randn(2, 3, 5, 4) for _ in range(3))
     mask = torch.rand(2, 3, 5, 5) > 0.3
     mask[..., 0] = True
-    call = {"query": query, "key": key, "value": value, "attn_mask": mask}
+    call: dict[str, Any] = dict(query=query, key=key, value=value, attn_mask=mask)
     real = torch.nn.functional.scaled_dot_product_attention(**call)
     view: Any = None
     ours = weak_attention._edit_heads(weak_attention._EDITS_OF_HEADS["soft"], [2])(call, view, 0.4)

@@ -44,11 +44,16 @@ def with_loras(name: str, targets: Any = None, names: tuple[str, ...] = ("a", "b
             with warnings.catch_warnings():  # peft tells of the second one
                 warnings.simplefilter("ignore")
                 model.add_adapter(config, adapter)
-        layers = [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
+        layers = layers_of(model)
         for layer in layers:
             layer.set_adapter(list(names))
         assert layers
     return small
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The layers that peft has put around others."""
+    return [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
 
 
 def state_of(small: Tiny) -> list[Any]:
@@ -71,9 +76,8 @@ def without(model: Any) -> Any:
 
 def scaled(model: Any) -> Any:
     weak = copy.deepcopy(model)
-    for part in weak.modules():
-        if isinstance(part, BaseTunerLayer):
-            part.set_scale("b", 0.3)
+    for layer in layers_of(weak):
+        layer.set_scale("b", 0.3)
     return weak
 
 
@@ -107,7 +111,7 @@ def test_equals_the_formula_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_both_of_two_denoisers(monkeypatch: pytest.MonkeyPatch) -> None:
     small = with_loras("WanPipeline 2.2")
-    plain, options = oracle.run(small), {"num_inference_steps": 3}
+    plain, options = oracle.run(small), dict[str, Any](num_inference_steps=3)
     with guide(small.pipe, STG(weak=WithoutLoRA(), scale=0.7)):
         ours = oracle.run(small)
     monkeypatch.setattr(oracle, "weakened", lambda model, *_: without(model))
@@ -141,9 +145,8 @@ def test_scales_that_are_set_between_runs_count() -> None:
     small = with_loras("WanPipeline")
     with guide(small.pipe, STG(weak=WithLoRA("b", 0.3), scale=0.7)):
         first = oracle.run(small, **small.short)
-        for part in small.pipe.transformer.modules():
-            if isinstance(part, BaseTunerLayer):
-                part.set_scale("a", 0.2)
+        for layer in layers_of(small.pipe.transformer):
+            layer.set_scale("a", 0.2)
         second = oracle.run(small, **small.short)
     with guide(small.pipe, STG(weak=scaled(small.pipe.transformer), scale=0.7)):
         assert torch.equal(oracle.run(small, **small.short), second)
@@ -323,9 +326,8 @@ def test_refused_at_once() -> None:
 def test_fused_loras_are_refused_also_in_a_run_that_begins_later() -> None:
     small = with_loras("WanPipeline")
     with guide(small.pipe, STG(weak=WithoutLoRA(), scale=0.7)):
-        for part in small.pipe.transformer.modules():
-            if isinstance(part, BaseTunerLayer):
-                part.merge()
+        for layer in layers_of(small.pipe.transformer):
+            layer.merge()
         with pytest.raises(ValueError, match=r"fused into them. Call pipe.unfuse_lora\(\)"):
             oracle.run(small, **small.short)
     with pytest.raises(ValueError, match="fused into them"):

@@ -172,7 +172,8 @@ def test_bfloat16_one_batch_and_reuse() -> None:
     left = torch.zeros(1, 1, 4)
     left[..., :2] = 1
     plain = oracle.run(small)
-    for options in ({}, {"exact": False}, {"budget": 2.2}):
+    every: list[dict[str, Any]] = [{}, {"exact": False}, {"budget": 2.2}]
+    for options in every:
         with guide(small.pipe, STG([1], 1.0, mask=left), **options):
             found = oracle.run(small)
         assert torch.isfinite(found).all()
