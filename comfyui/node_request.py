@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ._skipguide.method.formula import combine, skip_guidance
-from ._skipguide.method.parsing import parse_layers
+from ._skipguide.method.parsing import parse_layers, split_heads
 from ._skipguide.method.request import GuidanceRequest
 from ._skipguide.method.terms import SLG, STG, Bin, Schedule
 
@@ -26,6 +26,12 @@ def read_layers(layers: str | Sequence[int | str]) -> tuple[int | str, ...]:
         ValueError: for something that is no list of layers.
     """
     found = parse_layers(layers)
+    named = next((layer for layer in found if split_heads(layer)[1]), None)
+    if named is not None:
+        raise ValueError(
+            f"layers must be whole ones in ComfyUI, but got {named!r}, which names heads of one."
+            " Leave out what is behind the @."
+        )
     return tuple(
         layer.replace("dual:", "double:") if isinstance(layer, str) else layer for layer in found
     )

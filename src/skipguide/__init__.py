@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Interval,
         RectifiedCFG,
     )
+    from skipguide.method.loras import WithLoRA, WithoutLoRA
     from skipguide.method.restart import Restart
     from skipguide.method.terms import NAG, SLG, STG, Bin, Random, Schedule
     from skipguide.models.context_parallel import enable_context_parallel
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "APG", "C2FG", "FDG", "MAMBOG", "NAG", "SLG", "STG", "TAG", "TCFG", "APGMix", "Bin", "CFGReuse",
-    "CFGZero", "Guide", "Interval", "Random", "RectifiedCFG", "Restart", "Schedule", "__version__",
-    "enable_context_parallel", "guide", "tune",
+    "CFGZero", "Guide", "Interval", "Random", "RectifiedCFG", "Restart", "Schedule", "WithLoRA",
+    "WithoutLoRA", "__version__", "enable_context_parallel", "guide", "tune",
 ]  # fmt: skip
 
 _RULES = (
@@ -50,6 +51,8 @@ _HOME = {
     "Random": "skipguide.method.terms",
     "Schedule": "skipguide.method.terms",
     "Restart": "skipguide.method.restart",
+    "WithLoRA": "skipguide.method.loras",
+    "WithoutLoRA": "skipguide.method.loras",
     "guide": "skipguide.pipeline.guide",
     "Guide": "skipguide.pipeline.guide",
     "tune": "skipguide.tuning.api",

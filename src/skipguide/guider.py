@@ -190,7 +190,8 @@ class SkipGuidance(BaseGuidance):
     def new(self, **kwargs: Any) -> SkipGuidance:
         """Return a copy with other arguments; weak models, which are no configuration, come
         along."""
-        if self._weak_models() and "terms" not in kwargs:
+        unwritten = self._weak_models() or any(map(_has_unnamed_mask, self.terms))
+        if unwritten and "terms" not in kwargs:
             first = [] if self.layers is None else [None]
             kwargs["terms"] = list(self.terms[len(first) :])
         return super().new(**kwargs)  # type: ignore[return-value]  # no unused arguments asked for
@@ -206,10 +207,15 @@ class SkipGuidance(BaseGuidance):
                 "the configuration of a guider holds numbers and names, but a term of this one has"
                 " a weak model. Save the model itself, and write weak= again after loading."
             )
+        if any(map(_has_unnamed_mask, self.terms)):
+            raise ValueError(
+                "the configuration of a guider holds numbers and names, but a term of this one has"
+                ' a mask that is a tensor. Save it as a picture or video, and write mask="file".'
+            )
         super().save_config(*args, **kwargs)
 
     def _weak_models(self) -> list[Any]:
-        found = (getattr(term, "weak", None) for term in self.terms)
+        found = (getattr(term, "weak_model", None) for term in self.terms)
         return [model for model in found if model is not None]
 
     def __getstate__(self) -> Inputs:
@@ -550,7 +556,10 @@ class SkipGuidance(BaseGuidance):
         if self._run is not None and run.differences.needs_plan:  # without terms
             self._choose_plan(run, pred_uncond is not None)
         weaks = [self._weak_prediction(run, active, pred_weak) for active in step.active_terms]
-        step.compute_push([(p.to(pred_cond.dtype),) for p in weaks], self.orthogonalize)
+        known = self._guided
+        masks = [] if known is None else known.push_masks(step.active_terms, step.c)
+        pairs = [(p.to(pred_cond.dtype),) for p in weaks]
+        step.compute_push(pairs, self.orthogonalize, masks=masks)
         from_cond = self.use_original_formulation and step.guidance_scale is None
         g = self.guidance_scale + (from_cond and step.rule is not None)
         us = None if pred_uncond is None else (pred_uncond,)
@@ -629,7 +638,7 @@ def _to_term(entry: Any) -> Term | Schedule:
     if isinstance(entry, (STG, SLG, Schedule)):
         return entry
     if isinstance(entry, Mapping):  # a configuration of an older version has empty ones of these
-        unused = ("source", "preset_rescale", "weak")
+        unused = ("source", "preset_rescale", *(["weak"] if entry.get("weak") is None else []))
         entry = {name: value for name, value in entry.items() if name not in unused}
         if isinstance(entry.get("layers"), range):
             entry["layers"] = list(entry["layers"])
@@ -646,8 +655,17 @@ def _to_json(terms: Sequence[Any]) -> Any:
     """Return terms as JSON has them, without weak models."""
     if len(terms) == 1 and isinstance(terms[0], Schedule):
         return GuidanceRequest(schedule=terms[0]).to_dict()
-    kept = tuple(term for term in terms if getattr(term, "weak", None) is None)
+    kept = tuple(
+        term
+        for term in terms
+        if getattr(term, "weak_model", None) is None and not _has_unnamed_mask(term)
+    )
     return GuidanceRequest(kept).to_dict().get("terms", [])
+
+
+def _has_unnamed_mask(term: Any) -> bool:
+    mask = getattr(term, "mask", None)
+    return mask is not None and not mask.file
 
 
 def _check_restart(restart: Any) -> None:

@@ -7,16 +7,18 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
+from packaging.version import Version
 
 from skipguide import SLG, STG, guide
 from skipguide.families.lookup import call_convention_of, family_of
-from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES, Stack
+from skipguide.families.rows import COMPARED_WITH, FAMILIES, REFUSED_PIPELINES, Stack
 from support import oracle
 from support.tiny import tiny
 from support.tiny.base import Tiny
@@ -403,6 +405,43 @@ def test_public_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
                 video.add(name)
     rows = {name for row in FAMILIES for name in row.pipelines}
     assert video - rows - set(REFUSED_PIPELINES) == set()
+
+
+def video_pipelines_of_modular_diffusers() -> dict[str, type[Any]]:
+    """The Modular pipelines whose blocks return videos, by the name of their class."""
+    found = {}
+    for name in dir(diffusers):
+        if name.endswith("ModularPipeline") and name != "ModularPipeline":
+            kind = getattr(diffusers, name)
+            folder = Path(inspect.getfile(kind)).parent
+            source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+            if '"videos"' in source:
+                found[name] = kind
+    return found
+
+
+def test_modular_pipelines_with_a_guider_have_a_row_and_the_others_a_reason() -> None:
+    """By what the pipelines themselves say of their parts: which denoiser, and whether a guider."""
+    models = {row.model: row for row in FAMILIES}
+    known = {name: row for row in FAMILIES for name in row.modular}
+    kinds = video_pipelines_of_modular_diffusers()
+    assert len(kinds) > 10
+    for name, kind in kinds.items():
+        parts = kind()._component_specs
+        denoisers = {
+            part.type_hint.__name__ for key, part in parts.items() if key.startswith("transformer")
+        }
+        guided = [models[model].name for model in denoisers if model in models]
+        if "guider" in parts and guided:
+            assert known[name].name in guided, name
+        else:
+            assert name in REFUSED_PIPELINES, f"{name} has neither a row nor a reason"
+    assert set(known) <= set(kinds)
+
+
+def test_the_rows_were_compared_with_this_diffusers() -> None:
+    """A newer one has to be: its new pipelines may need rows, and old ones may call otherwise."""
+    assert Version(diffusers.__version__) <= Version(COMPARED_WITH)
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_what_guidance_leaves_out_of_terms_is_the_preset(
         ({"terms": [{"kind": "pag", "layers": [1]}]}, "kind of a term must be stg or slg"),
         ({"terms": [{"kind": "slg"}]}, "a term must name its layers"),
         ({"terms": [3]}, "a term must have layers and a scale, but got 3"),
-        ({"terms": [{"layers": [1], "weak": 1}]}, "but got weak"),
+        ({"terms": [{"layers": [1], "weak": 1}]}, "weak must be .*, but got 1. Correct it"),
         ({"terms": [{"layers": {"share": 0.1}}]}, r"layers must be a list, or \{random: share\}"),
         ({"rescale": 0.7}, "rescale acts on steps with a term or a CFG rule"),
         ({"terms": [{"layers": [1]}], "schedule": [{"sigma": [0, 1]}]}, "but terms came too"),

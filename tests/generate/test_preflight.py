@@ -226,3 +226,18 @@ def test_a_component_of_another_folder_counts(wan: Path, tmp_path: Path) -> None
     last = content["num_layers"] + 1
     assert "blocks), but got" in message_of(preflight.check, of_wan(wan, layers=last))
     preflight.check(of_wan(wan, layers=last, component=[f"transformer={deep / 'transformer'}"]))
+
+
+def test_a_term_of_a_lora_is_checked_by_its_name(wan: Path, tmp_path: Path) -> None:
+    """A skeleton has no LoRAs; those that the settings load have names."""
+    bare = without_weights(wan, tmp_path / "bare")
+    fitting = make_lora(WanPipeline.from_pretrained(wan), tmp_path / "fits.safetensors", 0, {})
+    for weak in ("without-lora", "lora_1:0.3"):
+        given = {"term": f"weak={weak} scale=0.5"}
+        preflight.check(of_wan(bare, layers=None, lora=[str(fitting)], **given))
+    with pytest.raises(
+        ValueError, match=r"needs the LoRA 'lora_2', but .* are called lora_1\. Load"
+    ):
+        preflight.check(of_wan(bare, layers=None, lora=[str(fitting)], term="weak=lora_2:0.3"))
+    with pytest.raises(ValueError, match=r"weak=WithoutLoRA\(\) needs a LoRA, but none is loaded"):
+        preflight.check(of_wan(bare, layers=None, term="weak=without-lora"))

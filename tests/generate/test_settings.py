@@ -76,8 +76,9 @@ def test_json_round_trip() -> None:
 BAD = [
     ("prompt", 3), ("negative_prompt", 1), ("image", ""), ("image", 1), ("model", ""),
     ("model", None), ("layers", "8;9"), ("layers", "x"), ("layers", "-1"), ("layers", ""),
-    ("layers", "8,"), ("layers", "9-7"), ("layers", "7-"), ("slg_layers", "x"), ("term", 3),
-    ("term", ""), ("layers", "a:b:1"), ("layers", True), ("layers", 1.5), ("layers", [[8]]),
+    ("layers", "8,"), ("layers", "9-7"), ("layers", "7-"), ("layers", "8@"), ("layers", "8@a"),
+    ("mask", 3), ("mask", ["a.png"]), ("slg_layers", "x"), ("term", 3), ("term", ""),
+    ("layers", "a:b:1"), ("layers", True), ("layers", 1.5), ("layers", [[8]]),
     ("stg_scale", -1.0), ("stg_scale", float("nan")), ("stg_scale", float("inf")),
     ("stg_scale", "1"), ("stg_scale", True), ("spatial_scale", -1.0), ("spatial_scale", "2"),
     ("temporal_scale", -0.5), ("temporal_scale", float("inf")), ("orthogonalize", 1),

@@ -33,6 +33,7 @@ from skipguide import (
     Random,
     Restart,
     Schedule,
+    WithoutLoRA,
     enable_context_parallel,
     guide,
 )  # fmt: skip
@@ -58,6 +59,7 @@ class Case:
         terms, options: of guide().
         call: what to change in the call; "off" is a call without CFG.
         weak: a second model is the weak one, in the place of layers.
+        lora: the pipeline has a LoRA.
     """
 
     pipeline: str
@@ -66,6 +68,7 @@ class Case:
     call: Any = dataclasses.field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     weak: bool = False
+    lora: bool = False
 
 
 MOCHI, WAN, LTX2 = "MochiPipeline", "WanPipeline", "LTX2Pipeline"
@@ -78,6 +81,10 @@ KEY_CASES = {
     "Wan": Case(WAN, [STG([1])]),
     "Wan, window": Case(WAN, [STG([1], start=0.5)]),
     "Wan, without CFG": Case(WAN, [STG([1])], call="off"),
+    "Wan, heads and a mask": Case(
+        WAN, [STG(["1@1"], skip="attention", mask=torch.linspace(0, 1, 8).reshape(1, 1, 8))]
+    ),
+    "Wan, without its LoRA": Case(WAN, [STG(weak=WithoutLoRA()), STG([2], 0.5)], lora=True),
     "LTX-2": Case(LTX2, [STG([1])]),
     "SVD": Case(SVD, [STG(**UP, axis="spatial", scale=2.0), STG(**UP, axis="temporal", scale=0.5)]),
 }
@@ -141,6 +148,19 @@ def build(pipeline: str, dtype: torch.dtype) -> Tiny:
 
 
 @functools.cache
+def with_lora(pipeline: str) -> Tiny:
+    """A pipeline of its own whose transformer has a LoRA."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    module = importlib.import_module(f"support.tiny.{MODULES.get(pipeline, 'wan')}")
+    small = module.PIPELINES[pipeline](torch.float32)
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    inject_adapter_in_model(config, small.pipe.transformer)
+    return small
+
+
+@functools.cache
 def weak_model(pipeline: str) -> Any:
     """The model of a pipeline with smaller weights."""
     weak = copy.deepcopy(build(pipeline, torch.float32).pipe.transformer)
@@ -152,7 +172,7 @@ def weak_model(pipeline: str) -> Any:
 
 def latents(case: Case, parallel: Any = None) -> Tensor:
     """The latents of a case, in one of several processes or in one."""
-    small = build(case.pipeline, case.dtype)
+    small = with_lora(case.pipeline) if case.lora else build(case.pipeline, case.dtype)
     options = {"parallel": parallel} if parallel is not None else {}
     changes = small.off if case.call == "off" else case.call
     terms = [STG(weak=weak_model(case.pipeline))] if case.weak else case.terms

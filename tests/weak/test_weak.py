@@ -721,7 +721,7 @@ REFUSED: list[tuple[str, Callable[[], STG], str]] = [
     (
         "MochiPipeline",
         lambda: STG(weak=3),
-        "weak must be a denoiser, but got 3. Write weak=another_pipe.transformer",
+        r"weak must be a denoiser, WithoutLoRA\(\) .*, but got 3\. Write weak=another_pipe",
     ),
     ("MochiPipeline", lambda: SLG(Random()), "SLG skips layers that are named, but got a Random"),  # type: ignore
 ]

@@ -149,6 +149,10 @@ FAMILIES = (
         stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         denoisers=("transformer", "transformer_2"),
         negative=text_attention.PLAIN_PROMPT,
+        modular=(
+            "WanModularPipeline", "WanImage2VideoModularPipeline", "Wan22ModularPipeline",
+            "Wan22Image2VideoModularPipeline",
+        ),
     ),
     Family(
         name="wan-vace",
@@ -162,6 +166,7 @@ FAMILIES = (
         cached_modules=("vace_blocks",),
         notes="a skipped block keeps its VACE hint; the hints of the cond pass are reused",
         negative=text_attention.PLAIN_PROMPT,
+        modular=("Wan22VaceModularPipeline",),
     ),
     Family(
         name="wan-animate",
@@ -226,6 +231,7 @@ FAMILIES = (
         ),
         text_position="after",
         negative=text_attention.HUNYUAN_1_5_PROMPT,
+        modular=("HunyuanVideo15ModularPipeline",),
     ),
     Family(
         name="ltx",
@@ -244,6 +250,7 @@ FAMILIES = (
         latent_layout="packed",
         batched_inputs=(*MASKED_TEXT_INPUTS, "video_coords"),
         negative=text_attention.MASKED_PROMPT,
+        modular=("LTXModularPipeline",),
     ),
     Family(
         name="ltx-2",
@@ -270,6 +277,7 @@ FAMILIES = (
             "video_coords", "audio_coords", "video_self_attention_mask", "video_keyframes_mask",
         ),
         outputs=("video", "audio"),
+        modular=("LTX2ModularPipeline", "LTX25ModularPipeline"),
         notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 "
         "switch it off",
         negative=text_attention.LTX_2_PROMPT,
@@ -479,6 +487,10 @@ FAMILIES = (
         ),
         notes="a window is of each chunk (and stage) of the video, which are runs of their own",
         negative=text_attention.PLAIN_PROMPT,
+        modular=(
+            "HeliosModularPipeline", "HeliosPyramidModularPipeline",
+            "HeliosPyramidDistilledModularPipeline",
+        ),
     ),
     Family(
         name="anyflow",
@@ -617,7 +629,9 @@ FAMILIES = (
     ),
 )  # fmt: skip
 
-# Video pipelines of diffusers that guide() refuses, and why.
+# The newest diffusers whose video pipelines were all compared with the rows.
+COMPARED_WITH = "0.42.1"
+# Video pipelines of diffusers that guide() and SkipGuidance refuse, and why.
 REFUSED_PIPELINES: dict[str, str] = {
     **dict.fromkeys(
         ("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"),
@@ -634,6 +648,24 @@ REFUSED_PIPELINES: dict[str, str] = {
     "Cosmos3OmniPipeline": (
         "its transformer takes packed sequences of several kinds and keeps keys and values of the"
         " text"
+    ),
+    **dict.fromkeys(
+        ("Cosmos3OmniModularPipeline", "Cosmos3DistilledModularPipeline"),
+        "it has no guider, and its transformer takes packed sequences of several kinds and keeps"
+        " keys and values of the text",
+    ),
+    "EchoModularPipeline": (
+        "it has no guider: it is distilled, and asks an LTX-2 transformer once a step for estimates"
+        " beside tokens of its memory"
+    ),
+    "MiniMaxH3ModularPipeline": (
+        "it has no guider: it is guidance-distilled, and its transformer takes video, sound and"
+        " references as rows of one packed sequence"
+    ),
+    **dict.fromkeys(
+        ("WanAnimate2ModularPipeline", "WanAnimate2DistilledModularPipeline"),
+        "its transformer takes lists of latents without a batch, and attends to kept keys of the"
+        " driving video by flex attention only, under masks that it makes for each size",
     ),
     "JoyImageEditPipeline": (
         "it scales the result of CFG to the length of the conditional prediction, so that no other"

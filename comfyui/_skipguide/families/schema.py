@@ -200,6 +200,7 @@ class Family:
         fps: frames per second of its videos, where its call is not told.
         notes: what else to know, for the tables.
         package: the package that has the classes.
+        modular: Modular pipelines whose guider may be a `SkipGuidance`.
         packages: what its pipelines need that this package does not install: the names to install
             by the modules to import.
         negative: how the negative prompt reaches the denoiser; None where NAG is not offered.
@@ -227,6 +228,7 @@ class Family:
     fps: int = DEFAULT_FPS
     notes: str = ""
     package: str = "diffusers"
+    modular: tuple[str, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)
     negative: NegativePrompt | None = None
     no_nag: str = ""

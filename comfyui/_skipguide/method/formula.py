@@ -3,6 +3,7 @@
 
     D = u + g (c - u) + sum_j s_j (c - p_j)            Eq. 6 + Eq. 13; with two terms, Eq. 20
     c - p_t loses its component along c - p_s          Eq. 21, optional, per sample
+    s_j (c - p_j) is multiplied by a mask of term j    optional, per place
     D <- D (phi std(c) / std(D) + 1 - phi)             Algorithm 4, per sample
 
 c is the conditional prediction, u the unconditional one, p_j a weak one (the conditional pass of
@@ -106,6 +107,7 @@ def skip_guidance(
     orthogonalize: bool = False,
     channels: int | None = None,
     normalized: Sequence[bool] = (),
+    masks: Sequence[Tensor | None] = (),
 ) -> Tensor:
     """Return the push away from the weak predictions: sum_j s_j (c - p_j), Eq. 13 without c.
 
@@ -117,18 +119,23 @@ def skip_guidance(
         channels: how many channels, along dimension 1, inner products and norms see; None is all.
         normalized: for each weak prediction, whether its difference is first given a tenth of the
             length of c; () is none.
+        masks: for each weak prediction what multiplies its push at each place, broadcastable to
+            `c`; () and None are 1 everywhere. Lengths and inner products are those of the whole
+            differences, so that a mask changes nothing where it is 1.
 
     The push depends on neither u nor g. Added to both rows of a CFG batch it therefore passes
     unchanged through any pipeline's own `u + g (c - u)`, whatever g is.
     """
-    rows = zip(weaks, scales, normalized or [False] * len(weaks), strict=True)
-    terms = [(c - p, s, norm) for p, s, norm in rows if s != 0]
-    differences = [difference for difference, _, _ in terms]
+    count = len(weaks)
+    rows = zip(weaks, scales, normalized or [False] * count, masks or [None] * count, strict=True)
+    terms = [(c - p, s, norm, mask) for p, s, norm, mask in rows if s != 0]
+    differences = [difference for difference, *_ in terms]
     if orthogonalize:
         differences = orthogonalize_differences(differences, channels)
     delta = torch.zeros_like(c)
-    for difference, (_, s, norm) in zip(differences, terms, strict=True):
-        delta = delta + s * (_normalize_difference(difference, c, channels) if norm else difference)
+    for difference, (_, s, norm, mask) in zip(differences, terms, strict=True):
+        pushed = s * (_normalize_difference(difference, c, channels) if norm else difference)
+        delta = delta + (pushed if mask is None else mask * pushed)
     return delta
 
 

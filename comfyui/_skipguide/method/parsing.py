@@ -12,16 +12,19 @@ from ..method.protocols import Inputs
 
 LAYER_GRAMMAR = (
     'block numbers from 0 on, or "stack:number" as in "single:7", separated by commas; "7-9" is a'
-    " range"
+    ' range, and "20@3,7" is heads 3 and 7 of layer 20'
 )
-_LAYER = re.compile(r"(?:([^\s:,]+)\s*:\s*)?([0-9]+)(?:\s*-\s*([0-9]+))?")
+_RANGE = r"([0-9]+)(?:\s*-\s*([0-9]+))?"
+_LAYER = re.compile(rf"(?:([^\s:,@]+)\s*:\s*)?{_RANGE}(?:\s*@(.*))?")
+_HEADS = re.compile(rf"\s*{_RANGE}\s*")
 
 
 def parse_layers(value: int | str | Sequence[int | str]) -> tuple[int | str, ...]:
     """Return layers as a tuple of ints and of texts such as "single:7".
 
     Args:
-        value: 8, "8,9", "7-9" (both ends count), "single:7", "single:3-5", or a list of those.
+        value: 8, "8,9", "7-9" (both ends count), "single:7", "single:3-5", "20@3,7" (numbers that
+            follow a layer with heads are heads of it), or a list of those.
 
     Raises:
         ValueError: if it is something else.
@@ -32,7 +35,16 @@ def parse_layers(value: int | str | Sequence[int | str]) -> tuple[int | str, ...
 
 
 def _split(entry: Any) -> list[Any]:
-    return entry.split(",") if isinstance(entry, str) else [entry]
+    """Split a text at its commas, but for those between the heads of one layer."""
+    if not isinstance(entry, str):
+        return [entry]
+    found: list[str] = []
+    for part in entry.split(","):
+        if found and "@" in found[-1] and _HEADS.fullmatch(part):
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
 
 
 def _expand_layer(part: Any) -> Iterator[int | str]:
@@ -40,14 +52,56 @@ def _expand_layer(part: Any) -> Iterator[int | str]:
     found = _LAYER.fullmatch(str(part).strip()) if known else None
     if found is None:
         raise ValueError(f"layers must be {LAYER_GRAMMAR}, but got {part!r}. Write 8, or 7-9.")
-    stack, first, last = found.groups()
+    stack, first, last, heads = found.groups()
+    end = "" if heads is None else f"@{','.join(map(str, parse_heads(heads)))}"
+    for number in _numbers("layers", part, first, last):
+        name = number if stack is None else f"{stack}:{number}"
+        yield f"{name}{end}" if end else name
+
+
+def _numbers(what: str, part: Any, first: str, last: str | None) -> range:
     numbers = range(int(first), int(first if last is None else last) + 1)
     if not numbers:
         raise ValueError(
-            f"a range of layers must go upwards, but got {part!r}. Write {last}-{first}."
+            f"a range of {what} must go upwards, but got {part!r}. Write {last}-{first}."
         )
-    for number in numbers:
-        yield number if stack is None else f"{stack}:{number}"
+    return numbers
+
+
+def parse_heads(text: str) -> tuple[int, ...]:
+    """Return the heads in a text such as "3,7" or "0-3", sorted, each once.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        numbers = _HEADS.fullmatch(part)
+        if numbers is None:
+            raise ValueError(
+                f"heads of a layer must be numbers from 0 on, separated by commas, but got {text!r}"
+                ' behind the @. Write "20@3,7", or "20@0-3".'
+            )
+        found |= set(_numbers("heads", part, *numbers.groups()))
+    return tuple(sorted(found))
+
+
+def split_heads(layer: int | str) -> tuple[int | str, tuple[int, ...]]:
+    """Return a layer without its heads, and its heads: none where it is the whole layer.
+
+    Args:
+        layer: 20, "single:7", "20@3,7" or "single:7@0-3".
+    """
+    if not isinstance(layer, str):
+        return layer, ()
+    name, at, heads = layer.partition("@")
+    found = int(name) if name.strip().isdecimal() else name
+    return found, parse_heads(heads) if at else ()
+
+
+def format_layers(layers: Sequence[int | str]) -> str:
+    """Return layers in one text that `parse_layers` reads; those with heads come last."""
+    return ",".join(sorted(map(str, layers), key=lambda layer: "@" in layer))
 
 
 def parse_parts(text: str, first: str) -> Inputs:
@@ -55,7 +109,7 @@ def parse_parts(text: str, first: str) -> Inputs:
 
     Args:
         text: words `name=value`, separated by spaces. Values are numbers, true, false, texts, or
-            lists whose entries are separated by colons or commas; `layers` stays a text.
+            lists whose entries are separated by colons or commas; `layers` and `mask` stay texts.
         first: the name of a word that has none.
 
     Raises:
@@ -76,7 +130,8 @@ def parse_parts(text: str, first: str) -> Inputs:
             f" {'stands' if len(twice) == 1 else 'stand'} more than once in {text!r}{unnamed}. Keep"
             " one of them."
         )
-    return {name: value if name == "layers" else _parse_value(value) for name, _, value in pairs}
+    texts = ("layers", "mask")
+    return {name: value if name in texts else _parse_value(value) for name, _, value in pairs}
 
 
 def _parse_value(text: str) -> Any:

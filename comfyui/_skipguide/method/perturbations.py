@@ -100,6 +100,11 @@ def unsupported_reason(skip: str, traits: Set[str]) -> str:
     )
 
 
+def changes_attention(skip: str) -> bool:
+    """Return whether a kind acts on the map of a self-attention, which each head has for itself."""
+    return "attention" in PERTURBATIONS[skip].required_traits
+
+
 def resolve_strength(skip: str, strength: float | None) -> float | None:
     """Return the strength of a kind: what was given, or its default.
 

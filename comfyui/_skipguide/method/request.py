@@ -9,6 +9,7 @@ everything that has its default is left out:
       - {layers: [4, "single:7"], scale: [1.0, 0.5, 0.0], skip: attention, stop: 0.5}
       - {layers: {random: 0.1}, scale: 0.25}            # other layers at every step
       - {kind: slg, layers: [9]}                        # Skip Layer Guidance
+      - {weak: without-lora, scale: 0.5}                # AutoLoRA, or {lora: name, scale: 0.3}
     rescale: 0.7
     cfg: {name: apg, eta: 0.2}
     nag: {scale: 5.0, stop: 0.5}                        # away from the negative prompt
@@ -24,7 +25,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..method import cfg_rules, parsing, rule_table, validate
+from ..method import cfg_rules, loras, parsing, rule_table, validate
+from ..method.masks import PushMask
 from ..method.protocols import PlainData, ReadOnlyData
 from ..method.restart import Restart
 from ..method.reuse import Reuse
@@ -35,8 +37,8 @@ Term = STG | SLG
 CFG_RULES: dict[str, type[cfg_rules.CFGRule]] = {row.name: row.kind for row in rule_table.ROWS}
 PLAIN_RULES = (cfg_rules.Interval, cfg_rules.CFGReuse)  # they leave the formula of CFG as it is
 TERM_KINDS: dict[str, type[Term]] = {"stg": STG, "slg": SLG}
-# Of no consequence for what is computed, or a model and so no plain data.
-_NOT_PLAIN = ("source", "preset_rescale", "weak")
+# Of no consequence for what is computed.
+_NOT_PLAIN = ("source", "preset_rescale")
 _ALWAYS_WRITTEN = ("layers", "scale", "sigma")
 _TUPLES = ("sigma", "window", "gains")  # parts that are lists in plain data
 
@@ -338,7 +340,7 @@ def read_term(row: ReadOnlyData) -> Term:
         )
         kind = "stg"  # which has all parts that a term may have
     parts = {name: value for name, value in row.items() if name != "kind"}
-    if not parts.get("layers"):
+    if not parts.get("layers") and parts.get("weak") is None:
         known = ["kind", *_part_names(TERM_KINDS[kind])]
         meant = validate.find_misspelt("layers", parts, known)
         advice = "Did you mean 'layers'?" if meant else "Write {layers: [8], scale: 1.0}."
@@ -448,6 +450,8 @@ def _make(what: str, kind: Any, row: Any) -> Any:
 def _from_plain(name: str, value: Any) -> Any:
     if name == "layers":
         return _read_layers(value)
+    if name == "weak" and value is not None:
+        return loras.read_weak(value)
     if name == "every" and isinstance(value, float) and value.is_integer():
         return int(value)  # 2.0, as a table of numbers has it
     return tuple(value) if name in _TUPLES and isinstance(value, list) else value
@@ -484,7 +488,7 @@ def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
 
 
 def _term_to_plain(term: Term) -> PlainData:
-    if getattr(term, "weak", None) is not None:
+    if isinstance(term, STG) and term.weak_model is not None:
         raise ValueError(
             "a term with weak= holds a model, which cannot be written down. Use guide() from"
             " Python."
@@ -510,6 +514,10 @@ def _plain_value(value: Any, type_name: str) -> Any:
     """Numbers that may be fractions are floats, so that 1 and 1.0 are one value."""
     if isinstance(value, Random):
         return {"random": float(value.share)}
+    if isinstance(value, (loras.WithoutLoRA, loras.WithLoRA)):
+        return loras.to_plain(value)
+    if isinstance(value, PushMask):
+        return value.to_plain()
     if isinstance(value, (list, tuple)):
         return [_plain_value(entry, type_name) for entry in value]
     is_float = "float" in type_name and isinstance(value, int) and not isinstance(value, bool)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..method import documents, formula, perturbations, validate
+from ..method import documents, formula, parsing, perturbations, validate
+from ..method.loras import WithLoRA, WithoutLoRA
+from ..method.masks import read_mask
 from ..method.reuse import DEFAULT_TOLERANCE, Every, Reuse
 
 Layer = int | str
@@ -50,7 +52,8 @@ class STG:
 
     Args:
         layers: an int counts within the model's first stack of blocks; "stack:int" names the stack.
-            Or a Random.
+            "20@3,7" and "single:7@0-3" are heads of the self-attention of a layer, for a `skip`
+            that changes its map; the others attend as they do. Or a Random.
         scale: s in the formula, >= 0; 0 is off. The paper uses 1.0 for residual and 2.0 for
             attention skip. A list has one for each step of the run; a step whose scale is 0 costs
             nothing.
@@ -79,7 +82,14 @@ class STG:
             every step.
         weak: another denoiser of the same signature in the place of this one with layers skipped:
             Autoguidance (Karras et al. 2024, arXiv 2406.02507). A smaller or less trained one for
-            the same latents, text and device.
+            the same latents, text and device. Or this one with its LoRAs switched off for the weak
+            pass, WithoutLoRA() (AutoLoRA, arXiv 2410.03941), or with one at another scale,
+            WithLoRA(name, scale).
+        mask: where and when the push acts, from 0 to 1: a tensor `(H, W)`, `(F, H, W)` or
+            `(B, F, H, W)` in pixels or latents, or the name of a picture or video (white is 1).
+            Each latent has the mean over the pixels and frames that it stands for. It multiplies
+            the push at each place, after `normalize` and `orthogonalize` and before `rescale`,
+            whose deviation is that of the whole; the push of a sound has no mask.
 
     Raises:
         ValueError: for anything outside these ranges, at once.
@@ -99,6 +109,7 @@ class STG:
     weak: Any = None
     tolerance: float = DEFAULT_TOLERANCE
     extrapolate: int | None = None
+    mask: Any = None  # a PushMask, once the term is made
     source: str = field(
         default="", compare=False
     )  # where the setting comes from, if it is a preset
@@ -125,11 +136,23 @@ class STG:
                 " False."
             )
         self.reuse.check()
+        if self.mask is not None:
+            object.__setattr__(self, "mask", read_mask(self.mask))
 
     @property
     def reuse(self) -> Reuse:
         """When the weak pass runs, and how c - p is continued in between."""
         return Reuse(self.every, self.tolerance, self.extrapolate)
+
+    @property
+    def changes_lora(self) -> bool:
+        """True if the weak model is the denoiser itself with other LoRAs."""
+        return isinstance(self.weak, (WithoutLoRA, WithLoRA))
+
+    @property
+    def weak_model(self) -> Any:
+        """The other denoiser that runs in the weak pass; None where the pipeline's own does."""
+        return None if self.changes_lora else self.weak
 
     def _scale_list(self) -> list[Any]:
         return list(self.scale) if isinstance(self.scale, (list, tuple)) else [self.scale]
@@ -422,6 +445,7 @@ def _check_common_arguments(term: STG | SLG) -> None:
     elif not isinstance(term.layers, Random):
         _check_layers(term.layers, type(term).__name__)
     perturbations.check_skip(term.skip, term.strength, term.seed)
+    _check_heads(term)
     if term.axis not in (None, "spatial", "temporal"):
         raise ValueError(
             f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of'
@@ -448,9 +472,10 @@ def _check_weak_model(term: Any) -> None:
             "weak is a model of its own, of which no layers are skipped, but it came with"
             f" {', '.join(given)}. Leave that out, or weak."
         )
-    if not callable(getattr(term.weak, "forward", None)):
+    if not (term.changes_lora or callable(getattr(term.weak, "forward", None))):
         raise ValueError(
-            f"weak must be a denoiser, but got {term.weak!r}. Write weak=another_pipe.transformer."
+            f"weak must be a denoiser, WithoutLoRA() or WithLoRA(name, scale), but got"
+            f" {term.weak!r}. Write weak=another_pipe.transformer, for example."
         )
 
 
@@ -476,14 +501,34 @@ def _check_layers(layers: Any, kind: str) -> None:
 
 
 def _check_layer(layer: Any) -> None:
-    parts = layer.split(":") if isinstance(layer, str) else []
+    name, at, heads = layer.partition("@") if isinstance(layer, str) else ("", "", "")
+    parts = name.split(":")
+    is_named = len(parts) == 2 or (bool(at) and len(parts) == 1)
     if isinstance(layer, bool) or not (
-        isinstance(layer, int) or (len(parts) == 2 and parts[1].isdecimal())
+        isinstance(layer, int) or (is_named and parts[-1].isdecimal())
     ):
         raise ValueError(
             f'a layer must be an int or "stack:int", but got {layer!r}. Write layers=[34] or'
-            ' layers=["blocks:34"].'
+            ' layers=["blocks:34"]; heads of it are layers=["34@3,7"].'
         )
+    if at:
+        parsing.parse_heads(heads)
+
+
+def _check_heads(term: STG | SLG) -> None:
+    """Check that heads are named only where something is done to each of them apart."""
+    layers = () if isinstance(term.layers, Random) else term.layers
+    named = next((layer for layer in layers if parsing.split_heads(layer)[1]), None)
+    if named is None or perturbations.changes_attention(term.skip):
+        return
+    kinds = [
+        f'"{name}"' for name in perturbations.PERTURBATIONS if perturbations.changes_attention(name)
+    ]
+    raise ValueError(
+        f"heads must come with a skip that changes an attention ({', '.join(kinds)}), but got"
+        f' {named!r} with skip="{term.skip}", which changes whole blocks. Leave the heads out, or'
+        ' write skip="attention".'
+    )
 
 
 def explicit_layers(term: STG) -> list[int | str]:

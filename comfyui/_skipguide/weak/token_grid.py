@@ -40,6 +40,16 @@ def video_token_grid(layout: str, config: Config, inputs: Inputs) -> TokenGrid |
     )
 
 
+def latent_grid(layout: str, inputs: Inputs) -> TokenGrid | None:
+    """Return (frames, rows, columns) of the latents that a denoiser gets, before it makes tokens.
+
+    Args:
+        layout: as for video_token_grid(); tokens that the pipeline makes are latents.
+        inputs: of the denoiser's call, in the order of its signature.
+    """
+    return video_token_grid(layout, {}, inputs)
+
+
 def attention_token_grid(
     video: TokenGrid | None, axis: str | None, tokens: int
 ) -> TokenGrid | None:

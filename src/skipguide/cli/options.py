@@ -61,7 +61,7 @@ def parse_folder(text: str | Path) -> Path:
 
 _DEFAULT_LABELS = {
     "negative_prompt": "empty", "image": "none", "image_fit": "crop", "orthogonalize": "no",
-    "term": "none", "slg_layers": "none", "schedule": "none", "restart": "none",
+    "term": "none", "mask": "none", "slg_layers": "none", "schedule": "none", "restart": "none",
     "cfg_rule": "plain CFG", "nag": "none", "budget": "none",
     "dtype": "bfloat16 on a GPU, else float32", "device": "the GPU if there is one",
     "base_model": "none", "component": "none",

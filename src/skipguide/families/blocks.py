@@ -6,13 +6,13 @@ UNet. The rest of the package speaks of layers as positions in this chain."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
 from skipguide.families import schema
 from skipguide.families.schema import AxisLayers, Family, Stack, UNetLayout, ValueProjection
-from skipguide.method import perturbations
+from skipguide.method import parsing, perturbations
 from skipguide.method.terms import SLG, STG, Random
 
 Term = STG | SLG
@@ -40,13 +40,49 @@ def resolve_layers(family: Family, sites: Sequence[LayerSite], term: Term) -> li
     if isinstance(term.layers, Random):
         return _random_candidates(family, sites, term)
     found = [k for layer in term.layers for k in find_positions(family, sites, layer, term.axis)]
+    resolve_heads(family, sites, term)
     twice = next((k for k in found if found.count(k) > 1), None)
     if twice is not None:
         name = sites[twice].address if len(family.stacks) > 1 else sites[twice].index
         raise ValueError(
-            f"each layer may be named once, but {name} is named repeatedly. Remove the copies."
+            f"each layer may be named once, but {name} is named repeatedly. Remove the copies"
+            + (f', or write its heads once, as in "{name}@0,1".' if _names_heads(term) else ".")
         )
     return sorted(found)
+
+
+def resolve_heads(
+    family: Family, sites: Sequence[LayerSite], term: Term
+) -> Mapping[int, tuple[int, ...]]:
+    """Return the heads that a term names, by the positions of their layers.
+
+    Raises:
+        ValueError: for a head that the attention of a layer does not have.
+    """
+    if isinstance(term.layers, Random):
+        return {}
+    found = {}
+    for layer in term.layers:
+        heads = parsing.split_heads(layer)[1]
+        for k in find_positions(family, sites, layer, term.axis) if heads else ():
+            _check_heads_exist(family, sites[k], heads)
+            found[k] = heads
+    return found
+
+
+def _check_heads_exist(family: Family, site: LayerSite, heads: tuple[int, ...]) -> None:
+    count = min(count_heads(owner._modules[name]) for (owner, name), _ in site.attentions())
+    if max(heads) >= count:
+        raise ValueError(
+            f'heads of "{site.address}" of this {family.model} must be from 0 to {count - 1}'
+            f" ({count} heads), but got {max(heads)}. Heads count from 0."
+        )
+
+
+def count_heads(attention: nn.Module | None) -> int:
+    """Return how many heads an attention has; Kandinsky has a name of its own for them."""
+    named = (getattr(attention, name, None) for name in ("heads", "num_heads"))
+    return next(int(found) for found in named if found is not None)
 
 
 def check_term(family: Family, blocks: int, term: Term) -> None:
@@ -73,12 +109,23 @@ def check_term(family: Family, blocks: int, term: Term) -> None:
 
 def _check_skip(family: Family, term: Term) -> None:
     reason = perturbations.unsupported_reason(term.skip, family.traits)
+    if not reason and "softmax" not in family.traits and _names_heads(term):
+        raise ValueError(
+            f"heads must be those of an attention whose map can be changed for each of them, but"
+            f" {family.name} has none: {perturbations.MISSING_TRAIT_REASONS['softmax']}. Leave the"
+            " heads out."
+        )
     if reason:
         raise ValueError(
             f"skip must be one that {family.name} has"
             f" ({', '.join(perturbations.available_skips(family.traits))}), but got "
             f'{term.skip!r}: {reason}. Use skip="residual".'
         )
+
+
+def _names_heads(term: Term) -> bool:
+    layers = () if isinstance(term.layers, Random) else term.layers
+    return any(parsing.split_heads(layer)[1] for layer in layers)
 
 
 def _random_candidates(family: Family, sites: Sequence[LayerSite], term: Term) -> list[int]:
@@ -137,6 +184,7 @@ def _no_such_layer(family: Family, count: int, name: str, index: int) -> ValueEr
 
 def _stacks_of(family: Family, layer: int | str, axis: str | None) -> tuple[list[str], int]:
     """Return the names of the stacks that a layer is in, and its number there."""
+    layer = parsing.split_heads(layer)[0]
     if isinstance(layer, str):
         name, _, number = layer.partition(":")
         return [name], int(number)

@@ -8,7 +8,7 @@ from typing import Any
 
 from skipguide.families import presets
 from skipguide.families.presets import Preset
-from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
+from skipguide.families.rows import COMPARED_WITH, FAMILIES, REFUSED_PIPELINES
 from skipguide.families.schema import CallConvention, Family
 from skipguide.method import perturbations
 
@@ -234,7 +234,9 @@ INTRODUCTION = """\
 <!-- Generated: {command} -->
 
 {pipelines} pipelines of {families} families, as `src/skipguide/families/rows.py` and
-`presets.toml` beside it have them. To support another one: [add-a-family.md](add-a-family.md).
+`presets.toml` beside it have them. They were compared with diffusers {version}, whose video
+pipelines all have a row here or stand below with a reason. To support another one:
+[add-a-family.md](add-a-family.md).
 
 Layers count from 0 within a stack; a bare number is one of the first stack named, `"single:7"`
 one of another. The layers of a UNet are those of its down blocks, its mid block and its up
@@ -258,7 +260,10 @@ def families_markdown() -> str:
     rows = family_rows()
     pipelines, families = count_families(rows)
     introduction = INTRODUCTION.format(
-        command=REGENERATE_COMMAND, pipelines=pipelines, families=families
+        command=REGENERATE_COMMAND,
+        pipelines=pipelines,
+        families=families,
+        version=COMPARED_WITH,
     )
     refused = refused_pipelines().items()
     lines = [
@@ -266,6 +271,11 @@ def families_markdown() -> str:
         *_markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
         "\n## Where the presets come from\n",
         *_markdown_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
+        "\n## Modular pipelines\n\nTheir guider may be a `skipguide.guider.SkipGuidance`.\n",
+        *_markdown_table(
+            ("pipelines", "family"),
+            ((_format_code(row.modular), row.title) for row in FAMILIES if row.modular),
+        ),
         "\n## Refused\n\nVideo pipelines of diffusers that `guide()` refuses, and why.\n",
         *_markdown_table(
             ("pipelines", "why"), ((_format_code(names), reason) for reason, names in refused)

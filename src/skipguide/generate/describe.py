@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipguide.generate.flags import SCALE_AXES, GuidanceFlags, from_guidance
 from skipguide.generate.settings import GenerationSettings
+from skipguide.method import parsing
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.models.places import format_lora
 
@@ -21,7 +23,7 @@ COLUMNS = [
 ]
 _OF_TERMS = (
     "layers", *SCALE_AXES, "random_share", "skip", "strength", "normalize", "every", "start",
-    "stop", "orthogonalize",
+    "stop", "mask", "orthogonalize",
 )  # fmt: skip
 
 
@@ -119,10 +121,15 @@ def _what(term: ReadOnlyData) -> str:
     found += ", normalized" if term.get("normalize") else ""
     start, stop = term.get("start") or 0.0, term.get("stop", 1.0)
     found += f", {start:g}-{stop:g}" if (start, stop) != (0.0, 1.0) else ""
+    found += f", mask {Path(mask['file']).name}" if (mask := term.get("mask")) else ""
     return found + (f", every {every}" if (every := term.get("every") or 1) != 1 else "")
 
 
 def _what_words(term: ReadOnlyData) -> Iterator[str]:
+    weak = term.get("weak")
+    if weak is not None:
+        yield weak if isinstance(weak, str) else f"{weak['lora']} at {weak['scale']:g}"
+        return
     yield term.get("skip", "residual")
     if term.get("strength") is not None:
         yield f"{term['strength']:g}"
@@ -130,4 +137,4 @@ def _what_words(term: ReadOnlyData) -> Iterator[str]:
     if isinstance(layers, Mapping):
         yield f"random {layers['random']:g}"
     else:
-        yield ",".join(map(str, layers))
+        yield parsing.format_layers(layers)

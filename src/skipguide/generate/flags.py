@@ -52,6 +52,7 @@ Restarts = Annotated[
 Terms = Annotated[
     tuple[Parts, ...] | None, BeforeValidator(lambda value: parsing.parse_list(value, "layers"))
 ]
+Mask = Annotated[str | Parts | None, Field()]
 Bins = Annotated[tuple[Parts, ...] | str | None, BeforeValidator(_parse_bins)]
 Every = Annotated[int | float | str | None, BeforeValidator(parsing.parse_every)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -65,11 +66,12 @@ SCALE_AXES = {
 _SCHEDULE_CONFLICTS = {
     "layers": (), "random_share": None, **dict.fromkeys(SCALE_AXES, 0.0), "orthogonalize": False,
     "skip": "residual", "strength": None, "normalize": False, "every": 1, "start": 0.0, "stop": 1.0,
-    "rescale": 0.0, "slg_layers": None, "term": None,
+    "rescale": 0.0, "slg_layers": None, "term": None, "mask": None,
 }  # fmt: skip
 # What all terms that flags make share, and the defaults of STG().
 _SHARED = {
     "skip": "residual", "strength": None, "normalize": False, "every": 1, "start": 0.0, "stop": 1.0,
+    "mask": None,
 }  # fmt: skip
 _SLG_SHARED = ("skip", "strength", "start", "stop")
 # The defaults of STG() and guide(), for models without a preset.
@@ -97,7 +99,8 @@ class GuidanceFlags(BaseModel):
 
     layers: Layers = _field(
         parsing.LAYER_GRAMMAR,
-        "Layers that the weak pass skips: 8, or 8,9, or 7-9, or single:7.",
+        "Layers that the weak pass skips: 8, or 8,9, or 7-9, or single:7; with --skip attention,"
+        " soft, blur or frames also heads of one: 20@3,7.",
     )
     stg_scale: float | None = _field(
         _SCALE_REQUIREMENT,
@@ -142,6 +145,11 @@ class GuidanceFlags(BaseModel):
         "Run the weak pass at every n-th guided step, at a share of them (0.5), or where it changes"
         " (auto); in between it follows from the last ones.",
     )
+    mask: Mask = _field(
+        "the name of a picture or video file",
+        "Picture or video that says where and when the push acts: white in full, black not at all."
+        " Any size; one frame holds for all.",
+    )
     slg_layers: Layers = _field(
         parsing.LAYER_GRAMMAR,
         "Layers that are skipped in the unconditional pass itself (Skip Layer Guidance). Without"
@@ -150,7 +158,9 @@ class GuidanceFlags(BaseModel):
     term: Terms = _field(
         'a term and its parts, as in "layers=8,9 scale=1 skip=attention", or a list of them',
         "A term with parts of its own, once per term: 'layers=8,9 scale=1 skip=attention stop=0.5',"
-        " 'layers=4 scale=1,0.5,0' (one scale per step), 'kind=slg layers=9'.",
+        " 'layers=4 scale=1,0.5,0' (one scale per step), 'kind=slg layers=9', 'weak=without-lora"
+        " scale=0.5' (the model without its LoRAs), 'weak=lora_1:0.3 scale=1' (the first --lora at"
+        " that scale).",
     )
     schedule: Bins = _field(
         "a YAML file of bins, or a list of them",
@@ -304,12 +314,15 @@ def read_flags(given: ReadOnlyData) -> GuidanceFlags:
 
 def _check_parts(flags: GuidanceFlags) -> None:
     """Import torch only where there is something to check, so that wrong flags are told at once."""
-    parts = (flags.cfg_rule, flags.nag, flags.restart, flags.term)
+    parts = (flags.cfg_rule, flags.nag, flags.restart, flags.term, flags.mask)
     if not (any(parts) or isinstance(flags.schedule, tuple)):
         return
-    from skipguide.method import request, validate
+    from skipguide.method import masks, request, validate
 
     problems = validate.ProblemCollector()
+    with problems.attempt():
+        if flags.mask is not None:
+            masks.read_mask(flags.mask)
     for term in flags.term or ():
         with problems.attempt():
             request.read_term(term)

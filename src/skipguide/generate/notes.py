@@ -30,7 +30,7 @@ _TRUNCATION_MESSAGES = (
     "Token indices sequence length is longer than",
 )
 # Flags of the term that --layers and the scales make; SLG's takes some of them.
-_TERM_FLAGS = ("skip", "strength", "start", "stop", "normalize", "every")
+_TERM_FLAGS = ("skip", "strength", "start", "stop", "normalize", "every", "mask")
 _SLG_FLAGS = ("skip", "strength", "start", "stop")
 
 

@@ -3,6 +3,7 @@ are read by `skipguide.method.parsing`. What cannot be read is a ValueError."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -102,7 +103,7 @@ def _lacks_something(value: ReadOnlyData) -> bool:
 
 def _lacks_layers(term: Any) -> bool:
     is_stg = isinstance(term, Mapping) and term.get("kind", "stg") == "stg"
-    return is_stg and term.get("layers") is None
+    return is_stg and term.get("layers") is None and term.get("weak") is None
 
 
 def _listed(terms: Any) -> list[Any]:
@@ -129,12 +130,17 @@ def fill_in_terms(
         found = [dict(term) for term in preset]
     else:
         found = [
-            {**(shared if row.get("kind", "stg") == "stg" else {}), **_said(row)}
+            {**(shared if _takes_from_preset(row) else {}), **_said(row)}
             if isinstance(row, Mapping)
             else row
             for row in _listed(terms)
         ]
     return {"rescale": rescale, **content, "terms": found}
+
+
+def _takes_from_preset(row: ReadOnlyData) -> bool:
+    """Return whether a term is one that skips layers of the conditional pass, as presets do."""
+    return row.get("kind", "stg") == "stg" and row.get("weak") is None
 
 
 def _said(row: ReadOnlyData) -> PlainData:
@@ -185,7 +191,8 @@ def parse_preset(value: Any) -> PresetFile | None:
 def read_named_files(given: ReadOnlyData, base: Path = Path()) -> PlainData:
     """Return settings with what is in a schedule's and a preset's file where its name was.
 
-    So another content is another setting.
+    So another content is another setting. The names of masks are those from the working directory
+    then; their content is told apart by its hash.
 
     Args:
         given: settings or flags, or with a `guidance`, as people write them.
@@ -201,12 +208,31 @@ def read_named_files(given: ReadOnlyData, base: Path = Path()) -> PlainData:
         found["preset"] = preset_files.read_preset_file(found["preset"], base).for_ledger()
     if isinstance(found.get("schedule"), str):
         found["schedule"] = _read_bins(base / found["schedule"])
+    found = _with_mask_names(found, base)
     guidance = found.get("guidance")
     if isinstance(guidance, Mapping):
         inner = guidance["preset"] if isinstance(guidance.get("preset"), Mapping) else guidance
         if isinstance(inner.get("schedule"), str):
             read = {**inner, "schedule": _read_bins(base / inner["schedule"])}
             found["guidance"] = read if inner is guidance else {"preset": read}
+    return found
+
+
+def _with_mask_names(given: ReadOnlyData, base: Path) -> PlainData:
+    """Return settings, flags or a request with `base` before the names of masks in them."""
+    if base == Path():
+        return dict(given)
+    found = dict(given)
+    if isinstance(found.get("mask"), str):
+        found["mask"] = str(base / found["mask"])
+    for name in ("term", "terms"):
+        with contextlib.suppress(ValueError):  # which are refused later, with all that is wrong
+            rows = _listed(found.get(name))
+            if any(isinstance(row, Mapping) and row.get("mask") for row in rows):
+                found[name] = [_with_mask_names(row, base) for row in rows]
+    for name in ("guidance", "preset"):
+        if isinstance(found.get(name), Mapping):
+            found[name] = _with_mask_names(found[name], base)
     return found
 
 

@@ -94,10 +94,33 @@ def _guidance_on(pipe: Any, complete: GenerationSettings) -> Iterator[Guide | No
         yield None
         return
     terms, options = complete.request.with_seed(complete.seed).guide_arguments()
+    terms = [term for term in terms if not _waits_for_loras(term, complete)]
+    if not terms and not (options["cfg"] or options["restart"] or options["budget"]):
+        yield
+        return
     with guide(pipe, *terms, **options) as handle:
         if complete.steps is not None and "num_inference_steps" in call_parameters(pipe):
             handle.check_steps(complete.steps)
         yield handle
+
+
+def _waits_for_loras(term: Any, complete: GenerationSettings) -> bool:
+    """Return whether a term is of LoRAs, which a skeleton has not.
+
+    Raises:
+        ValueError: for a LoRA that the settings do not load.
+    """
+    if not getattr(term, "changes_lora", False):
+        return False
+    names = [f"lora_{number}" for number in range(1, len(complete.lora or ()) + 1)]
+    named = getattr(term.weak, "name", None)
+    if not names or named not in (None, *names):
+        has = f"those that are loaded are called {', '.join(names)}" if names else "none is loaded"
+        raise ValueError(
+            f"weak={term.weak!r} needs {'a LoRA' if named is None else f'the LoRA {named!r}'}, but"
+            f" {has}. Load it with --lora."
+        )
+    return True
 
 
 def _check_schedule(pipe: Any, complete: GenerationSettings) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.method import parsing
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def in_flags(row: Preset) -> str:
 
     names = {axis: name for name, axis in SCALE_AXES.items()}
     terms = row.terms or ({"axis": row.axis, "scale": row.scale},)
-    words = [f"--layers {','.join(map(str, row.layers))}"]
+    words = [f"--layers {parsing.format_layers(row.layers)}"]
     words += [f"{flag_name(names[term['axis']])} {term['scale']:g}" for term in terms]
     words += [f"--skip {row.skip}"] if row.skip != "residual" else []
     plain = {"start": 0.0, "stop": 1.0, "rescale": 0.0}

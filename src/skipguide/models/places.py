@@ -15,13 +15,24 @@ _PLACES = ("base_model", "component")  # whose content is in the fingerprint of 
 def without_places(content: ReadOnlyData) -> PlainData:
     """Return complete settings, ready for JSON, without the places of files.
 
-    A LoRA is what is in it, on which denoiser, and how strongly. What is in the files of the other
+    A LoRA is what is in it, on which denoiser, and how strongly, and a mask what is in it. What is
+    in the files of the other
     settings is in `loading.weights_fingerprint`.
     """
     kept = {name: value for name, value in content.items() if name not in _PLACES}
     if kept.get("lora"):
         kept["lora"] = [_identity(entry) for entry in kept["lora"]]
+    if (kept.get("guidance") or {}).get("terms"):
+        kept["guidance"] = {
+            **kept["guidance"],
+            "terms": [_without_mask_name(term) for term in kept["guidance"]["terms"]],
+        }
     return kept
+
+
+def _without_mask_name(term: ReadOnlyData) -> PlainData:
+    mask = term.get("mask")
+    return {**term, **({"mask": mask["sha256"]} if mask else {})}
 
 
 def _identity(lora: ReadOnlyData) -> PlainData:

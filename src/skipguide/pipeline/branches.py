@@ -183,7 +183,7 @@ class BranchGuide(Guide):
         if rank == plan.uncond and step.split_batch:
             own.append(_UNCOND)
         own += plan.terms_of(rank)
-        guided_call = own and (own[0] in (_COND, _UNCOND) or self.terms[own[0]].weak is None)
+        guided_call = own and (own[0] in (_COND, _UNCOND) or self.terms[own[0]].weak_model is None)
         return own if guided_call else [None, *own]
 
     def _patches(

@@ -27,9 +27,9 @@ def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int
             chosen = str(getattr(backend, "value", backend or "native"))
             if "native" not in chosen:
                 raise ValueError(
-                    '"soft", "blur" and "frames" need attention by torch itself, but that of'
-                    f' "{sites[k].address}" is by {chosen}. Call .set_attention_backend("native"),'
-                    " or use another skip."
+                    '"soft", "blur", "frames" and heads of a layer need attention by torch itself,'
+                    f' but that of "{sites[k].address}" is by {chosen}. Call'
+                    ' .set_attention_backend("native"), or use another skip.'
                 )
 
 

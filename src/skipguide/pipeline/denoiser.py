@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from skipguide.families import blocks
@@ -17,6 +18,7 @@ from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.terms import NAG, SLG, STG, Random
 from skipguide.pipeline import compat, foreign_code, state_watch
 from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND
+from skipguide.pipeline.step import ActiveTerm
 from skipguide.pipeline.step_caches import StepCaches
 from skipguide.weak import (
     attention,
@@ -28,7 +30,9 @@ from skipguide.weak import (
     weak_pass,
 )
 from skipguide.weak.autoguidance import AutoguidancePass
+from skipguide.weak.lora import LoRAPass, first_changed
 from skipguide.weak.negative_text import NegativeText
+from skipguide.weak.push_masks import PushMasks
 
 Term = STG | SLG
 _SKIPS_NEEDING_GRID = {
@@ -78,12 +82,26 @@ class GuidedDenoiser:
             for j, term in enumerate(terms)
             if _skips_layers(term)
         }
+        changed = {
+            j: first_changed(family, denoiser, sites, term.weak)
+            for j, term in enumerate(terms)
+            if isinstance(term, STG) and term.changes_lora
+        }
+        where |= {j: [k] for j, k in changed.items() if k is not None}
         fixed = [j for j in where if not isinstance(terms[j].layers, Random)]
         blocks.check_disjoint([terms[j] for j in fixed], [where[j] for j in fixed], sites)
+        self._heads = {j: blocks.resolve_heads(family, sites, terms[j]) for j in where}
         compat.check_attention_backends(
-            sites, {k for j, ks in where.items() if _intercepts_attention(terms[j]) for k in ks}
+            sites,
+            {
+                k
+                for j, ks in where.items()
+                for k in (ks if _intercepts_attention(terms[j]) else self._heads[j])
+            },
         )
         self.family, self.sites, self.terms = family, sites, tuple(terms)
+        self._push_masks = PushMasks(family, terms)
+        self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         self.signature = _call_signature(denoiser, family)
         self.prefix_cache = None
         if share_prefix and (firsts := _resume_positions(terms, where)):
@@ -120,7 +138,7 @@ class GuidedDenoiser:
         for term, weak in zip(self.terms, self.weak_passes, strict=True):
             off = isinstance(term, STG) and max(term.scales(len(self.family.outputs))) == 0
             if isinstance(weak, weak_pass.WeakPass) and not off:
-                self.caches.check_skipped(weak.skipped, term.skip)
+                self.caches.check_skipped(weak.skipped, weak.skip)
         if self.negative_text is not None:
             self.caches.check_called_twice(self.negative_text.called_twice)
 
@@ -197,6 +215,7 @@ class GuidedDenoiser:
             compat.check_called_twice(self.denoiser, self.sites, joint)
         for caches in self.all_caches():
             caches.begin_run(joins)
+        self._refresh_loras()
 
     def begin_step(self, step: int) -> None:
         """Begin a guided step of the run: draw what is drawn at each of them.
@@ -210,14 +229,35 @@ class GuidedDenoiser:
         if self.caches.is_on and self.watch.is_probed:
             self.caches.copy_states(COND, REPEAT)
         self._step_context.begin_step(step)
+        self._refresh_loras()
         for j, term in enumerate(self.terms):
             if isinstance(term.layers, Random):
                 self.weak_passes[j] = self._weak_pass(j, step)
 
+    def _refresh_loras(self) -> None:
+        """Take note of what the LoRAs are now, which are switched without a change of modules."""
+        for weak in self.weak_passes:
+            if isinstance(weak, LoRAPass):
+                weak.refresh()
+
     def observe_inputs(self, args: Sequence[Any], kwargs: ReadOnlyInputs) -> None:
-        """Take note of the inputs of a call, whose shapes some weak passes have to know."""
+        """Take note of the inputs of a call, whose shapes some weak passes and masks need.
+
+        Raises:
+            ValueError: for a mask that does not go with their sizes.
+        """
         if any(term.skip in _SKIPS_NEEDING_GRID for term in self.terms):
             self._step_context.observe_inputs(self.bind_inputs(args, kwargs))
+        if self._push_masks:
+            self._push_masks.observe_inputs(self.bind_inputs(args, kwargs))
+
+    def push_masks(
+        self, active_terms: Sequence[ActiveTerm], c: Sequence[torch.Tensor]
+    ) -> list[list[torch.Tensor | None]]:
+        """Return the masks of the pushes of these terms, one for each output of c; [] for none."""
+        if not self._push_masks:
+            return []
+        return [self._push_masks.of_outputs(active.index, c) for active in active_terms]
 
     def recording_patches(
         self, active_terms: Sequence[int], in_batch: bool = False
@@ -231,6 +271,7 @@ class GuidedDenoiser:
             weak
             for j in active_terms
             if isinstance(weak := self.weak_passes[j], weak_pass.WeakPass)
+            and weak.prefix_cache is not None
         ]
         cache, firsts = self.prefix_cache, {weak.first_skipped for weak in sharing}
         if cache is None:
@@ -375,6 +416,9 @@ class GuidedDenoiser:
 
     def _make_weak_pass(self, j: int, step: int) -> weak_pass.WeakPass | AutoguidancePass:
         term = self.terms[j]
+        if isinstance(term, STG) and term.changes_lora:
+            cache = self.prefix_cache if j in self._positions else None
+            return LoRAPass(self.family, self.denoiser, self.sites, term.weak, cache)
         if not _skips_layers(term):
             assert isinstance(term, STG)
             made = AutoguidancePass(self.family, self.denoiser, term.weak)
@@ -388,7 +432,9 @@ class GuidedDenoiser:
             skipped = draw_layers(skipped, count, term, step)
         if (j, skipped) not in self._weak_pass_cache:
             strong = self.prefix_cache if isinstance(term, STG) else None
-            options = weak_pass.WeakOptions(self._step_context, term.strength, term.seed)
+            options = weak_pass.WeakOptions(
+                self._step_context, term.strength, term.seed, self._heads[j]
+            )
             self._weak_pass_cache[j, skipped] = weak_pass.WeakPass(
                 self.family, self.denoiser, self.sites, skipped, term.skip, strong, options
             )

@@ -159,7 +159,8 @@ def _check_rule(family: Family, rule: cfg_rules.CFGRule | None) -> None:
 
 
 def _check_weak_models(pipe: Any, family: Family, terms: Sequence[Term]) -> None:
-    models = [term.weak for term in terms if isinstance(term, STG) and term.weak is not None]
+    models = [term.weak_model for term in terms if isinstance(term, STG)]
+    models = [model for model in models if model is not None]
     count = len(lookup.denoisers_of(pipe, family))
     if models and count > 1:
         raise ValueError(

@@ -300,7 +300,8 @@ class GuidedCalls:
             self._choose_plan(guided, step.index, step.has_cfg)
         weaks = self._weak_predictions(guided, step, args, kwargs)
         channels = step.c[0].shape[1] // 2 if self._run.variance else None
-        step.compute_push(weaks, self.request.orthogonalize, channels)
+        masks = guided.push_masks(step.active_terms, step.c)
+        step.compute_push(weaks, self.request.orthogonalize, channels, masks)
         del weaks
         if guided.watch.repeat_is_due:
             self._repeat_cond_pass(guided, step, *call)

@@ -530,6 +530,6 @@ def _continue(history: DifferenceHistory | None, step: GuidedStep) -> tuple[Tens
 def _describe(term: STG) -> str:
     """Return what weakens the model of a term, as a user wrote it."""
     if term.weak is not None:
-        return f"weak={type(term.weak).__name__}"
+        return f"weak={term.weak if term.changes_lora else type(term.weak).__name__}"
     axis = "" if term.axis is None else f", axis={term.axis!r}"
     return f"layers={term.layers!r}, skip={term.skip!r}{axis}"

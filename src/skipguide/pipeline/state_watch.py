@@ -166,6 +166,7 @@ class StateWatch:
             entry: counted
             for block in running
             for entry, counted in self._projections.get(block, {}).items()
+            if entry not in taken  # by a projection without its LoRA
         }
         self._projected = list(inner.values())
         own = [(*entry, self._blocks[entry]) for entry in running]

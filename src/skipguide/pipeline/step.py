@@ -141,13 +141,15 @@ class GuidedStep:
         return self.has_cfg and not self.is_batched
 
     def compute_push(
-        self, weaks: Sequence[Sequence[Tensor]], orthogonalize: bool, channels: int | None = None
-    ) -> None:
+        self, weaks: Sequence[Sequence[Tensor]], orthogonalize: bool, channels: int | None = None,
+        masks: Sequence[Sequence[Tensor | None]] = (),
+    ) -> None:  # fmt: skip
         """Set the push of each output from the weak predictions of each active term.
 
         Args:
             weaks: one per active term, each with one prediction per output.
             orthogonalize, channels: as for `formula.skip_guidance`.
+            masks: one per active term, each with one per output; () is none.
         """
         normalized = [active.term.normalize for active in self.active_terms]
         self.push = tuple(
@@ -158,6 +160,7 @@ class GuidedStep:
                 orthogonalize,
                 channels,
                 normalized,
+                [mask[k] for mask in masks],
             )
             for k, c in enumerate(self.c)
         )

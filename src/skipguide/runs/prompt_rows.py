@@ -144,7 +144,8 @@ def _check_cell(name: str, value: Any, place: str) -> None:
     Raises:
         ValueError: for what the setting cannot have, with the row where it is to be corrected.
     """
-    if name in ("schedule", "preset") and isinstance(value, str):  # a file, which is read later
+    files = ("schedule", "preset", "mask")
+    if name in files and isinstance(value, str):  # which is read later
         return
     try:
         validate_settings({"prompt": "", name: value})

@@ -20,7 +20,7 @@ from skipguide.runs.plan_grid import format_value
 _SCALES = tuple(SCALE_AXES)
 _OF_TERMS = (
     "layers", "random_share", "skip", "strength", "normalize", "every", "start", "stop",
-    "orthogonalize", "slg_layers", "term", "schedule", *_SCALES,
+    "orthogonalize", "slg_layers", "term", "schedule", "mask", *_SCALES,
 )  # fmt: skip
 _GUIDANCE = ("preset", "stg", "guidance", *_OF_TERMS)
 _MAX_VALUE = 32  # characters; a negative prompt is longer
@@ -153,7 +153,7 @@ def _describe_term(term: Any) -> Iterator[str]:
     scale = term.get("scale", 1.0)
     if scale == 0:
         return
-    share, layers = term.get("random_share"), term.get("layers", "preset")
+    share, layers = term.get("random_share"), term.get("layers", term.get("weak", "preset"))
     if isinstance(layers, Mapping):
         share = layers.get("random")
     kind = "SLG" if term.get("kind") == "slg" else "STG"
@@ -182,7 +182,18 @@ def _details(term: ReadOnlyData) -> Iterator[str]:
         yield f"{_short(start)}-{_short(stop)}"
     yield from (f"every {term['every']}" for _ in range(term.get("every", 1) != 1))
     yield from (name for name in ("normalize", "orthogonalize") if term.get(name))
-    known = ("layers", "scale", "skip", "strength", "start", "stop", "every", "axis", "kind")
+    known = (
+        "layers",
+        "weak",
+        "scale",
+        "skip",
+        "strength",
+        "start",
+        "stop",
+        "every",
+        "axis",
+        "kind",
+    )
     more = ("normalize", "orthogonalize", "random_share", "schedule")
     yield from _pairs({name: term[name] for name in term if name not in (*known, *more)})
 

@@ -9,7 +9,7 @@ compiled code."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,24 +76,34 @@ class AttentionView:
         return tokens - count if self.text_position == "before" else 0, grid
 
 
+AttentionEdit = Callable[[SDPACall, AttentionView, "float | None"], Tensor]
+
+
 class InterceptedAttention(patching.ModuleProxy):
     """The real self-attention, with an edit of ATTENTION_EDITS in the place of torch's call.
 
     Args:
         real: the attention module.
-        skip: the kind, a key of ATTENTION_EDITS.
+        skip: the kind, a key of ATTENTION_EDITS; "attention" too where heads are given.
         view: what the attention sees.
         strength: of the term; None is the kind's own meaning of it, an infinite one.
+        heads: those that are edited; None is all of them.
     """
 
     def __init__(
-        self, real: torch.nn.Module, skip: str, view: AttentionView, strength: float | None
-    ):
-        super().__init__(real, edit=ATTENTION_EDITS[skip], view=view, strength=strength, skip=skip)
+        self, real: torch.nn.Module, skip: str, view: AttentionView, strength: float | None,
+        heads: Sequence[int] | None = None,
+    ):  # fmt: skip
+        edit = ATTENTION_EDITS[skip] if heads is None else _edit_heads(_EDITS_OF_HEADS[skip], heads)
+        # not as `heads`, which a block may ask its attention for
+        super().__init__(
+            real, edit=edit, view=view, strength=strength, skip=skip, edited_heads=heads
+        )
         self.__dict__["forward"] = torch.compiler.disable(self._run_intercepted)
 
     def _run_intercepted(self, *args: Any, **kwargs: Any) -> Any:
         _check_sees_tokens_in_order(self.real, self.skip, self.view)
+        _check_sees_all_heads(self.real, self.edited_heads)
         with InterceptSDPA(lambda call: self.edit(call, self.view, self.strength)) as caught:
             output = self.real(*args, **kwargs)
         if not caught.calls:
@@ -131,6 +141,20 @@ def _check_sees_tokens_in_order(real: torch.nn.Module, skip: str, view: Attentio
     )
 
 
+def _check_sees_all_heads(real: torch.nn.Module, heads: Sequence[int] | None) -> None:
+    """Check that torch's call has every head, which context parallelism divides or calls in parts.
+
+    Raises:
+        ValueError: where heads are named and it has not.
+    """
+    if heads is not None and context_parallel.parallel_config(real) is not None:
+        raise ValueError(
+            "heads of a layer need an attention that has all of them in one process, but context"
+            f" parallelism divides those of this {type(real).__name__}. Name the layer without"
+            " heads, or run in one process."
+        )
+
+
 class InterceptSDPA(TorchFunctionMode):
     """Hands calls of torch's attention to `edit`; all other functions run as they are."""
 
@@ -144,6 +168,38 @@ class InterceptSDPA(TorchFunctionMode):
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         return self.edit({**dict(zip(names, args, strict=False)), **(kwargs or {})})
+
+
+def _edit_heads(edit: AttentionEdit, heads: Sequence[int]) -> AttentionEdit:
+    """Return an edit of some heads; what the others return is that of the real attention."""
+
+    def edit_some(call: SDPACall, view: AttentionView, strength: float | None) -> Tensor:
+        output = _SDPA(**call)  # (B, heads, N, width)
+        edited = edit(_select_heads(call, heads), view, strength)
+        for n, head in enumerate(heads):  # not by a list of them, which would go to the device
+            output[..., head, :, :] = edited[..., n, :, :]
+        return output
+
+    return edit_some
+
+
+def _select_heads(call: SDPACall, heads: Sequence[int]) -> SDPACall:
+    """Return a call of some heads alone; several of them may have keys and values in common."""
+    count = call["query"].shape[-3]
+    found = {**call, "enable_gqa": False} if "enable_gqa" in call else dict(call)
+    for name in ("query", "key", "value", "attn_mask"):
+        tensor = call.get(name)
+        if tensor is None or tensor.ndim < 3 or (name == "attn_mask" and tensor.shape[-3] == 1):
+            continue
+        shared = count // tensor.shape[-3]
+        found[name] = torch.stack([tensor[..., head // shared, :, :] for head in heads], -3)
+    return found
+
+
+def _keep_values(call: SDPACall, view: AttentionView, _: float | None) -> Tensor:
+    """Return V, what is left where the map is the identity."""
+    value, heads = call["value"], call["query"].shape[-3]
+    return value.repeat_interleave(heads // value.shape[-3], -3)
 
 
 def _soften_map(call: SDPACall, view: AttentionView, strength: float | None) -> Tensor:
@@ -245,6 +301,8 @@ def _split_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
     return torch.cat([own, _remove_video(mask, video, -1)], -1).transpose(1, 2).flatten(0, 1)
 
 
-ATTENTION_EDITS: Mapping[str, Callable[[SDPACall, AttentionView, float | None], Tensor]] = {
+ATTENTION_EDITS: Mapping[str, AttentionEdit] = {
     "soft": _soften_map, "blur": _blur_queries, "frames": _isolate_frames,
 }  # fmt: skip
+# All heads of "attention" together need no queries and no keys: patching.IdentityAttention.
+_EDITS_OF_HEADS = {**ATTENTION_EDITS, "attention": _keep_values}

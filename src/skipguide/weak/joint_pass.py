@@ -125,7 +125,8 @@ def join_terms(family: Family, weak_passes: Mapping[int, WeakPass]) -> list[list
     """
     by_layer: dict[object, list[int]] = {}
     for j, weak in weak_passes.items():
-        joinable = bool(family.batched_inputs) and weak.skip in JOINABLE_SKIPS
+        alike = weak.skip in JOINABLE_SKIPS and not weak.options.heads
+        joinable = bool(family.batched_inputs) and alike
         by_layer.setdefault(_first_layer(family, weak) if joinable else (j,), []).append(j)
     return [
         batch

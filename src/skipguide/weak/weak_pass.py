@@ -9,12 +9,18 @@ connections run past layer k: there the outputs of all modules before it are kep
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
 from skipguide.families import schema
-from skipguide.families.blocks import LayerSite, find_modules, layer_sites, modules_to_bypass
+from skipguide.families.blocks import (
+    LayerSite,
+    count_heads,
+    find_modules,
+    layer_sites,
+    modules_to_bypass,
+)
 from skipguide.families.protocols import Inputs, as_denoiser
 from skipguide.families.schema import Family, ValueProjection
 from skipguide.method import perturbations
@@ -42,11 +48,13 @@ class WeakOptions:
         step_context: what it knows of the step; None serves the paper's own kinds, "residual" and
             "attention", which need nothing of it.
         strength, seed: of the term.
+        heads: by position, those that are changed in layers that are not changed as a whole.
     """
 
     step_context: StepContext | None = None
     strength: float | None = None
     seed: int = 0
+    heads: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
 
 
 class WeakPass:
@@ -71,15 +79,19 @@ class WeakPass:
         self.family, self.denoiser, self.options = family, denoiser, options
         self.sites, self.skipped = sites, tuple(skipped)
         self.skip, self.prefix_cache = skip, prefix_cache
-        self.full_patches = _deduplicate_patches(
-            patch for k in skipped for patch in self._weaken_site(k, None)
-        )
-        self.shared_patches = (
-            [] if prefix_cache is None else _deduplicate_patches(self._prefix_patches(prefix_cache))
-        )
+        self._make_patches()
         # Inputs of the denoiser on the meta device, with which the costs of a UNet are measured.
         self.inputs: Inputs = {}
         self._measured_costs: dict[bool, float] = {}
+
+    def _make_patches(self) -> None:
+        cache = self.prefix_cache
+        self.full_patches = _deduplicate_patches(
+            patch for k in self.skipped for patch in self._weaken_site(k, None)
+        )
+        self.shared_patches = (
+            [] if cache is None else _deduplicate_patches(self._prefix_patches(cache))
+        )
 
     @property
     def first_skipped(self) -> int:
@@ -110,20 +122,21 @@ class WeakPass:
             yield from self._shuffle_patches(site, source)
         else:
             for entry, values in site.attentions():
-                yield *entry, self._make_attention_proxy(site, entry, values)
+                yield *entry, self._make_attention_proxy(k, entry, values)
             if source is not None:
                 yield *site.entry, patching.ResumeFrom(site.block, site.stack.streams, source)
 
     def _make_attention_proxy(
-        self, site: LayerSite, entry: schema.Entry, values: ValueProjection
+        self, k: int, entry: schema.Entry, values: ValueProjection
     ) -> patching.ModuleProxy:
-        real = patching.get_child(*entry)
-        if self.skip == "attention":
+        real, site, heads = patching.get_child(*entry), self.sites[k], self.options.heads.get(k)
+        if heads is not None and len(heads) == count_heads(real):
+            heads = None  # all of them are the whole layer
+        if self.skip == "attention" and heads is None:
             return patching.IdentityAttention(real, values)
         view = self._attention_view(site, audio=entry in site.audio_attentions())
-        return attention.InterceptedAttention(
-            real, self.skip, view, perturbations.resolve_strength(self.skip, self.options.strength)
-        )
+        strength = perturbations.resolve_strength(self.skip, self.options.strength)
+        return attention.InterceptedAttention(real, self.skip, view, strength, heads)
 
     def _shuffle_patches(
         self, site: LayerSite, source: patching.RecordInput | None
