@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.preset_given import cfg_alone_note
 from skipguide.generate.settings import GenerationSettings
+from skipguide.generate.without_cfg import distilled_note
 from skipguide.method.request import GuidanceRequest
 from skipguide.models import per_video, placement, scheduler, telling
 from skipguide.models.fields import flag_name
@@ -68,6 +69,7 @@ def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
         trigger_note(settings),
         per_video.slow_attention_note(settings),
         cfg_alone_note(settings),
+        distilled_note(pipe, settings),
     )
     yield from (note for note in said if note)
     yield from lora_notes(settings)
@@ -184,10 +186,12 @@ def negative_prompt_note(settings: GenerationSettings, model: str) -> str:
         why = f"is off in a {model}, whatever guidance_scale says"
         advice = "Call the pipeline from Python, where its own arguments can switch CFG on, or"
     else:
-        why, advice = f"is off with guidance_scale={scale:g}", "Set --guidance-scale above 1, or"
+        why = f"is off with guidance_scale={scale:g}"
+        advice = "Set --guidance-scale above 1 where the model is not distilled, or"
     return (
         f"the negative prompt {settings.negative_prompt!r} has no effect: it is what CFG leads away"
-        f" from, and CFG {why}. {advice} leave the negative prompt out."
+        f" from, and CFG {why}. {advice} leave the negative prompt out. (Without CFG it takes a method"
+        " in the attention, such as NAG, arXiv 2505.21179.)"
     )
 
 

@@ -42,10 +42,11 @@ class RestartController:
             too.
 
     Raises:
-        ValueError: for a scheduler that is not known.
+        ValueError: for a scheduler that is not known, or one made for distilled models.
     """
 
     def __init__(self, scheduler: Scheduler, restarts: Sequence[Restart], pipe: Any = None):
+        noise_levels.check_keeps_noise(scheduler)
         noise_levels.scheduler_kind(scheduler)
         self.scheduler, self.restarts, self.pipe = scheduler, tuple(restarts), pipe
         self.step_order: list[int] = []  # which step of the usual run each step of this one is
