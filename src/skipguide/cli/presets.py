@@ -64,7 +64,10 @@ def presets(
     shown = model + pipeline or ("--recommended" if recommended else "") or steps or ""
     _check_options(add, name, remove, overwrite, shown)
     if markdown and (as_json or steps is None):
-        raise ValueError("--markdown is for --steps, without --json. Leave one of them out.")
+        came = "--json came too" if as_json else "--steps did not come"
+        raise ValueError(
+            f"--markdown prints the table of --steps, but {came}. Write --steps 4,6,8 --markdown."
+        )
     if add is not None:
         _add(add, name, overwrite, as_json)
     elif remove is not None:
