@@ -147,7 +147,7 @@ def test_the_price_of_what_depends_on_the_run_is_not_said() -> None:
 def test_a_budget_between_one_and_two(name: str, caplog: pytest.LogCaptureFixture) -> None:
     case = CASES[name]
     small = case.build()
-    term = STG([layer_of(small)], SCALE)
+    term = STG([next(iter(addresses(small).values()))[1]], SCALE)
     with (
         caplog.at_level(logging.INFO, "skipguide"),
         guide(small.pipe, term, budget=1.2) as handle,
@@ -392,9 +392,10 @@ def test_a_denoiser_itself_is_no_pipeline() -> None:
         guide(small.pipe.transformer, STG([1]))
 
 
-def test_what_needs_cfg_is_refused_before_the_first_step() -> None:
-    """An SLG whose window begins later, too."""
-    small = CASES["Wan, LightX2V"].build()
+@pytest.mark.parametrize("name", ["Wan, LightX2V", "HunyuanVideo 1.5, distilled"])
+def test_what_needs_cfg_is_refused_before_the_first_step(name: str) -> None:
+    """An SLG whose window begins later, too; and where a guider that has a scale is disabled."""
+    small = CASES[name].build()
     late = SLG([1], start=0.5)
     with (
         guide(small.pipe, late),

@@ -218,9 +218,9 @@ class PipelineLoop:
 
     def cfg_may_follow(self) -> bool:
         """Return whether a guider has CFG in a window of the run."""
-        return (
-            self.calls.cfg_mode == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
-        )
+        if self.calls.cfg_mode != "guider" or not getattr(self.pipe.guider, "_enabled", True):
+            return False
+        return getattr(self.pipe.guider, "guidance_scale", 1) != 1
 
     def guidance_scales(self, outputs: int) -> tuple[float, ...]:
         """Return g in u + g (c - u) at the step under way, per output.
