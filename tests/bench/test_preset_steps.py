@@ -48,9 +48,7 @@ def test_a_window_that_holds_no_step_says_which_does() -> None:
         "m", ("WanPipeline",), 40, (10,), 2.8, "residual", "s", start=0.01, stop=0.2
     )
     found = list(map(str, preset_steps.in_few_steps(row, (4, 6, 8))))
-    assert found == [
-        "none; 0 to 0.25 is one step", "1 of 6: 1.12", "1 of 8: 1.09"
-    ]
+    assert found == ["none; 0 to 0.25 is one step", "1 of 6: 1.12", "1 of 8: 1.09"]
 
 
 def test_presets_that_need_cfg_or_skip_nothing() -> None:

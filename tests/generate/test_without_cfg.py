@@ -3,7 +3,6 @@ model has learned to do without it is told."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 

@@ -4,7 +4,6 @@ noise levels and the few steps that are published for them; and STG on them by h
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -147,15 +146,18 @@ def by_hand(small: Tiny, layers: Sequence[str], combine: Combine, skip: str = "r
         A list that gets an entry for each call.
     """
     copies = {
-        model: oracle.weakened(copy.deepcopy(model), layers, skip, attentions)
-        for model in oracle.models(small)
+        model: oracle.weakened(model, layers, skip, attentions) for model in oracle.models(small)
     }
+    for weak in copies.values():  # those of another by_hand() around this one
+        weak._forward_hooks.clear()
     calls: list[int] = []
 
     def guide(model: Any, args: Any, kwargs: Any, output: Any) -> Any:
         with torch.no_grad():
             weak = oracle.samples(copies[model](*args, **kwargs))
-        found = [combine(c, p, len(calls)) for c, p in zip(oracle.samples(output), weak, strict=True)]
+        found = [
+            combine(c, p, len(calls)) for c, p in zip(oracle.samples(output), weak, strict=True)
+        ]
         calls.append(len(calls))
         if torch.is_tensor(output):
             return found[0]

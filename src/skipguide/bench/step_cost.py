@@ -414,7 +414,8 @@ def _build_result(
         "floor_ratio": floor,
         "floor_by": "FLOPs" if step.family.unet else "time",
         "passes": step.plain_passes + sum(weak.cost(shared=True) for weak in step.weak_passes),
-        "passes_full": step.plain_passes + sum(weak.cost(shared=False) for weak in step.weak_passes),
+        "passes_full": step.plain_passes
+        + sum(weak.cost(shared=False) for weak in step.weak_passes),
         **measure_agreement(step),
         "hidden_bytes": _count_cached_bytes(step),
     }

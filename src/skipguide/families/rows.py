@@ -451,8 +451,8 @@ FAMILIES = (
         denoisers=("transformer", "transformer_ref"),
         latent_layout="",
         outputs=("video", "audio"),
-        notes="text, sound and video are one sequence; it is guidance-distilled and Modular without "
-        "a guider: guide(pipe, ...) itself; a run has a step less than asked for",
+        notes="text, sound and video are one sequence; guidance-distilled, and Modular without a "
+        "guider: guide(pipe, ...) itself; a run has a step less than asked for",
     ),
     Family(
         name="motif-video",

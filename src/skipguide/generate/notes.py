@@ -190,8 +190,8 @@ def negative_prompt_note(settings: GenerationSettings, model: str) -> str:
         advice = "Set --guidance-scale above 1 where the model is not distilled, or"
     return (
         f"the negative prompt {settings.negative_prompt!r} has no effect: it is what CFG leads away"
-        f" from, and CFG {why}. {advice} leave the negative prompt out. (Without CFG it takes a method"
-        " in the attention, such as NAG, arXiv 2505.21179.)"
+        f" from, and CFG {why}. {advice} leave the negative prompt out. (Without CFG it takes a"
+        " method in the attention, such as NAG, arXiv 2505.21179.)"
     )
 
 

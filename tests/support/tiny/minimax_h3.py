@@ -25,11 +25,11 @@ def minimax_h3(
     blocks: Any, role: str, inputs: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = denoiser("minimax-h3", in_channels=24, audio_in_channels=32)
+    transformer = matter(denoiser("minimax-h3", in_channels=24, audio_in_channels=32))
     steps = blocks()
     pipe = steps.init_pipeline()
     pipe.update_components(
-        **{role: matter(transformer).to(dtype)}, scheduler=MiniMaxH3Scheduler(shift=12.0),
+        **{role: torch.nn.Module.to(transformer, dtype)}, scheduler=MiniMaxH3Scheduler(shift=12.0),
         audio_scheduler=MiniMaxH3Scheduler(shift=3.0),
     )  # fmt: skip
     steps.sub_blocks["denoise"].set_progress_bar_config(disable=True)
