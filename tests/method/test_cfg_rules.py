@@ -239,6 +239,7 @@ def one_of_each_kind() -> list[str]:
         (row.name, calls): next(name for name in tiny.builders() if name.split()[0] == pipeline)
         for row in FAMILIES
         for pipeline, calls in reversed(list(row.pipelines.items()))
+        if calls.cfg_mode != "none"
     }
     return sorted(filter(guidable, ways.values()))
 

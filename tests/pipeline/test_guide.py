@@ -919,7 +919,7 @@ def test_schedule_of_a_run_that_begins_later() -> None:
 def test_schedule_that_cannot_be() -> None:
     small = tiny("WanPipeline")
     scaled = Schedule([Bin((0.0, 2.0), [1], 1.0, guidance_scale=6.0)])
-    message = r"this Schedule has guidance scales of its own, but the run has no CFG\. Set g"
+    message = r"guidance scales of its own, and so needs CFG, but this run has none\. Set g"
     with guide(small.pipe, scaled), pytest.raises(ValueError, match=message):
         oracle.run(small, **small.off)
     latte = tiny("LattePipeline")

@@ -15,7 +15,7 @@ from diffusers import schedulers as known
 from skipguide import STG, Restart, guide
 from skipguide.method.restart import renoise
 from skipguide.opensora import OpenSoraRFlowScheduler
-from skipguide.pipeline.noise_levels import noise_levels, scheduler_kind
+from skipguide.pipeline.noise_levels import check_keeps_noise, noise_levels, scheduler_kind
 from skipguide.pipeline.restarting import RestartController
 from support import oracle, tiny
 from support.tiny.base import Tiny
@@ -519,7 +519,7 @@ def test_errors_of_a_run() -> None:
         pipe.scheduler = usual
     stochastic = type(usual).from_config(usual.config, stochastic_sampling=True)
     with pytest.raises(ValueError, match="with stochastic_sampling, made for distilled models"):
-        scheduler_kind(stochastic)
+        check_keeps_noise(stochastic)
     handles = []
 
     def late(pipe: Any, i: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

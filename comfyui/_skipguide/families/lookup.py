@@ -50,12 +50,17 @@ def _find_row(pipe: object) -> tuple[Family, CallConvention]:
             if name in family.pipelines:
                 _check_denoisers(pipe, family)
                 return family, family.pipelines[name]
-    if "ModularPipeline" in names:
+    if "ModularPipeline" in names and "guider" in getattr(pipe, "_component_specs", ["guider"]):
         raise ValueError(
             f"guide() cannot guide {names[0]}: the guidance of a Modular pipeline belongs to its"
             " guider. Set one:"
             " pipe.update_components(guider=skipguide.guider.SkipGuidance(layers=[...], scale=1.0,"
             " guidance_scale=5.0))."
+        )
+    if any(family.model in names for family in FAMILIES):
+        raise ValueError(
+            "guide() needs the pipeline that calls a denoiser, whose loop has the steps and the"
+            f" scales, but got the {names[0]} itself. Write guide(pipe, ...)."
         )
     known = sorted(name for family in FAMILIES for name in family.pipelines)
     raise ValueError(

@@ -13,6 +13,7 @@ parts, in the order in which it needs them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -273,3 +274,19 @@ def equal_but_for_rounding(c: Tensor, p: Tensor, tolerance: float = 1e-5) -> boo
 def is_in_window(start: float, stop: float, step: int, num_steps: int) -> bool:
     """Return whether step i of N lies in the window: start <= i/N < stop."""
     return start <= step / num_steps < stop
+
+
+def steps_in_window(start: float, stop: float, num_steps: int) -> list[int]:
+    """Return the steps of a run that lie in the window."""
+    return [i for i in range(num_steps) if is_in_window(start, stop, i, num_steps)]
+
+
+def nearest_window(start: float, stop: float, num_steps: int) -> tuple[float, float]:
+    """Return a window of one step, for one that holds none: that in whose part its middle lies.
+
+    Step i of N goes from i/N to (i + 1)/N of the run, so that a narrow window of a long run lies
+    within one step of a short run. Bounds are rounded down to four digits, which keeps the step.
+    """
+    step = min(int((start + stop) / 2 * num_steps), num_steps - 1)
+    low, high = (math.floor(edge / num_steps * 1e4) / 1e4 for edge in (step, step + 1))
+    return low, high

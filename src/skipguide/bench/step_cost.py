@@ -89,15 +89,17 @@ class BenchmarkStep:
         """Make the step through the pipeline: without STG, unless guide() is attached to it."""
         return self.pipe()
 
-    def predict_cond_and_uncond(self) -> tuple[Tensor, Tensor]:
-        """Return (c, u) of the video."""
+    def predict_cond_and_uncond(self) -> tuple[Tensor, Tensor | None]:
+        """Return (c, u) of the video; no u for a model that never has CFG."""
+        if self.calls.cfg_mode == "none":
+            return self.predict(self.cond)[0], None
         if self.calls.cfg_mode == "batched":
             u, c = self.predict(self.batched_inputs)[0].chunk(2)
             return c, u
         return self.predict(self.cond)[0], self.predict(self.uncond)[0]
 
     def predict_cfg(self) -> Tensor:
-        """Return D of plain CFG."""
+        """Return D of plain CFG, or c where there is none."""
         return formula.combine(*self.predict_cond_and_uncond(), GUIDANCE_SCALE)
 
     def run_full(self) -> Tensor:
@@ -166,6 +168,11 @@ class BenchmarkStep:
             whole = rounds.measure_time(lambda: self.predict(self.cond), device)
         return whole, seconds
 
+    @property
+    def plain_passes(self) -> int:
+        """How many passes a step without STG has: c, and u where there is CFG."""
+        return 1 if self.calls.cfg_mode == "none" else 2
+
     def floor_ratio(self, times: list[tuple[float, dict[int, float]]]) -> float:
         """Return the lowest time that a step with shared weak passes can take, over a step of CFG.
 
@@ -177,7 +184,7 @@ class BenchmarkStep:
         Args:
             times: the results of time_blocks(), one for each round; the best ones count."""
         if self.family.unet:
-            return 1 + sum(weak.cost(shared=True) for weak in self.weak_passes) / 2
+            return 1 + sum(weak.cost(shared=True) for weak in self.weak_passes) / self.plain_passes
         skipped = [weak.skipped if weak.skip == "residual" else () for weak in self.weak_passes]
         left = sum(
             min(seconds[k] for _, seconds in times)
@@ -185,7 +192,7 @@ class BenchmarkStep:
             for k in range(weak.first_skipped, len(self.sites))
             if k not in without
         )
-        return 1 + left / (2 * min(whole for whole, _ in times))
+        return 1 + left / (self.plain_passes * min(whole for whole, _ in times))
 
 
 def _build_with_own_weights(
@@ -406,8 +413,9 @@ def _build_result(
         "ways": rounds.compare_ways(seconds, to="cfg"),
         "floor_ratio": floor,
         "floor_by": "FLOPs" if step.family.unet else "time",
-        "passes": 2 + sum(weak.cost(shared=True) for weak in step.weak_passes),
-        "passes_full": 2 + sum(weak.cost(shared=False) for weak in step.weak_passes),
+        "passes": step.plain_passes + sum(weak.cost(shared=True) for weak in step.weak_passes),
+        "passes_full": step.plain_passes
+        + sum(weak.cost(shared=False) for weak in step.weak_passes),
         **measure_agreement(step),
         "hidden_bytes": _count_cached_bytes(step),
     }

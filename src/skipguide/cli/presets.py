@@ -39,6 +39,21 @@ def presets(
         typer.Option(metavar="NAME", help="Remove one of your own.", show_default=False),
     ] = None,
     overwrite: Overwrite = False,
+    recommended: Annotated[
+        bool, typer.Option("--recommended", help="Only the ones with a star.")
+    ] = False,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="Say instead what each becomes in runs of so many steps without CFG, as in 4,6,8:"
+            " the steps that it guides, and forward passes a step.",
+            show_default=False,
+        ),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --steps: print the table as Markdown.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List published settings with their sources, and your own.
@@ -46,14 +61,22 @@ def presets(
     STG.preset() and SLG.preset() pick the ones with a star. The window is a part of the run, or in
     a schedule a range of sigma. Your own are the files in ~/.config/skipguide/presets; none is
     used unless you name it."""
-    _check_options(add, name, remove, overwrite, model + pipeline)
+    shown = model + pipeline or ("--recommended" if recommended else "") or steps or ""
+    _check_options(add, name, remove, overwrite, shown)
+    if markdown and (as_json or steps is None):
+        came = "--json came too" if as_json else "--steps did not come"
+        raise ValueError(
+            f"--markdown prints the table of --steps, but {came}. Write --steps 4,6,8 --markdown."
+        )
     if add is not None:
         _add(add, name, overwrite, as_json)
     elif remove is not None:
         gone = own_presets.remove(remove)
         console.print_result(f"removed {gone}", {"removed": remove, "file": str(gone)}, as_json)
+    elif steps is not None:
+        _list_in_steps(model, pipeline, recommended, _parse_steps(steps), markdown, as_json)
     else:
-        _list(model, pipeline, as_json)
+        _list(model, pipeline, recommended, as_json)
 
 
 def _check_options(
@@ -76,8 +99,8 @@ def _check_options(
         )
     if asked and (add is not None or remove is not None):
         raise ValueError(
-            "--model and --pipeline choose what is listed, but nothing is with --add or --remove."
-            " Leave them out."
+            "--model, --pipeline, --recommended and --steps say what is listed, but nothing is with"
+            " --add or --remove. Leave them out."
         )
 
 
@@ -89,12 +112,50 @@ def _add(source: Path, name: str | None, overwrite: bool, as_json: bool) -> None
     console.print_result(f"{said}\n--preset {target.stem} uses it{python}", told, as_json)
 
 
-def _list(model: str, pipeline: str, as_json: bool) -> None:
+def _parse_steps(text: str) -> list[int]:
+    found = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in found):
+        raise ValueError(
+            f"--steps must be whole numbers above 0, as in 4,6,8, but got {text!r}. Correct it."
+        )
+    return [int(part) for part in found]
+
+
+def _list_in_steps(
+    model: str,
+    pipeline: str,
+    recommended: bool,
+    steps: Sequence[int],
+    markdown: bool,
+    as_json: bool,
+) -> None:
+    """Print what presets become in runs of few steps without CFG; those without a row are none."""
+    from skipguide.bench import preset_steps
+    from skipguide.families import presets, tables
+
+    names = {row["name"] for row in tables.preset_rows(model, pipeline)}
+    found = [row for row in presets.load_presets() if row.name in names and row.pipelines]
+    found = [row for row in found if row.recommended or not recommended]
+    if markdown:
+        typer.echo(preset_steps.markdown(found, steps), nl=False)
+        return
+    if as_json:
+        rows = [{"name": row.name, "runs": preset_steps.to_plain(row, steps)} for row in found]
+        console.print_result("", {"presets": rows}, as_json)
+        return
+    heading, *lines = align_columns(
+        [preset_steps.columns(steps), *(preset_steps.cells(row, steps) for row in found)]
+    )
+    print_lines([("bold", heading), *(("", line) for line in lines)])
+
+
+def _list(model: str, pipeline: str, recommended: bool, as_json: bool) -> None:
     from skipguide.families import tables
 
-    own = own_presets.list_own(model, pipeline)
+    own = [] if recommended else own_presets.list_own(model, pipeline)
     try:
         rows = tables.preset_rows(model, pipeline)
+        rows = [row for row in rows if row["recommended"] or not recommended]
     except ValueError:
         if not own:
             raise

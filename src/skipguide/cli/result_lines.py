@@ -92,7 +92,8 @@ def format_used(settings: GenerationSettings, made: ReadOnlyData) -> str:
     request = settings.request
     has_terms = bool(request.terms) or request.schedule is not None
     origin = describe_preset_used(made.get("preset"), has_terms)
-    return f"{format_model(settings)}: {describe_method(settings)}; {origin}"
+    method = describe_method(settings, bool(made.get("embedded_guidance")))
+    return f"{format_model(settings)}: {method}; {origin}"
 
 
 def format_model(settings: GenerationSettings) -> str:

@@ -35,6 +35,7 @@ TRUE_CFG = CallConvention(
     "separate", cfg_flag="do_true_cfg", scale_names=("true_cfg_scale",)
 )  # beside embedded guidance
 GUIDER = CallConvention("guider")
+NO_CFG = CallConvention("none", float32_prediction=True)
 PAG = CallConvention(
     "batched", unsupported_flag="do_perturbed_attention_guidance", unsupported_hint="pag_scale=0"
 )
@@ -502,6 +503,21 @@ FAMILIES = (
         latent_layout="btchw",
         batched_inputs=(*TEXT_INPUTS, "r_timestep", "encoder_hidden_states_image"),
         negative=text_attention.PLAIN_PROMPT,
+    ),
+    Family(
+        name="minimax-h3",
+        title="MiniMax-H3",
+        model="MiniMaxH3Transformer3DModel",
+        checkpoint="MiniMaxAI/MiniMax-H3",
+        pipelines={"MiniMaxH3ModularPipeline": NO_CFG},
+        stacks=_single_stack(
+            "transformer_blocks", 50, VIDEO_STREAM, {"attn": identity_attention.plain_attention}
+        ),
+        denoisers=("transformer", "transformer_ref"),
+        latent_layout="",
+        outputs=("video", "audio"),
+        notes="text, sound and video are one sequence; guidance-distilled, and Modular without a "
+        "guider: guide(pipe, ...) itself; a run has a step less than asked for",
     ),
     Family(
         name="motif-video",

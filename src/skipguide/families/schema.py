@@ -135,7 +135,8 @@ class CallConvention:
 
     Args:
         cfg_mode: "batched", one call on [uncond, cond]; "separate", one for cond and one for
-            uncond; "guider", as the pipeline's guider asks for.
+            uncond; "guider", as the pipeline's guider asks for; "none", one for cond, where a
+            pipeline has no CFG at all.
         float32_prediction: in a run in half precision the pipeline accepts predictions in float32,
             so that the guidance is not rounded before CFG.
         cfg_flag: whether CFG is on.

@@ -17,6 +17,7 @@ CFG_MODE_DESCRIPTIONS = {
     "batched": "one call on [u, c]",
     "separate": "a call each for c and u",
     "guider": "by its guider",
+    "none": "no CFG: one call for c",
 }
 REGENERATE_COMMAND = "skipguide families --markdown > docs/families.md"
 
@@ -268,16 +269,16 @@ def families_markdown() -> str:
     refused = refused_pipelines().items()
     lines = [
         introduction,
-        *_markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
+        *markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
         "\n## Where the presets come from\n",
-        *_markdown_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
+        *markdown_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
         "\n## Modular pipelines\n\nTheir guider may be a `skipguide.guider.SkipGuidance`.\n",
-        *_markdown_table(
+        *markdown_table(
             ("pipelines", "family"),
             ((_format_code(row.modular), row.title) for row in FAMILIES if row.modular),
         ),
         "\n## Refused\n\nVideo pipelines of diffusers that `guide()` refuses, and why.\n",
-        *_markdown_table(
+        *markdown_table(
             ("pipelines", "why"), ((_format_code(names), reason) for reason, names in refused)
         ),
         "",
@@ -318,7 +319,8 @@ def _format_code(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return [
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines

@@ -33,14 +33,19 @@ def describe_rule(request: GuidanceRequest) -> str:
     return f" by {rule['name']}" if rule else ""
 
 
-def describe_method(settings: GenerationSettings) -> str:
+def describe_method(settings: GenerationSettings, is_embedded: bool = False) -> str:
     """Return complete settings in a phrase, as in "CFG 4.5 + STG 1 (residual 8)".
 
     "no CFG + restart" is another; of a model whose CFG's scale is not known there is no number.
+
+    Args:
+        is_embedded: guidance_scale is an input of the model, and there is no CFG.
     """
     scale, lowest = settings.guidance_scale, settings.min_guidance_scale
     first = "" if lowest is None else f"{lowest:g} to "
     cfg = "CFG" if scale is None else f"CFG {first}{scale:g}" if scale > 1 else "no CFG"
+    if is_embedded and scale is not None:
+        cfg = f"no CFG, embedded guidance {scale:g}"
     found = [cfg + describe_rule(settings.request), *describe_terms(settings.request)]
     return " + ".join(found) + (f", cache {settings.cache}" if settings.cache else "")
 

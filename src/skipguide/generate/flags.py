@@ -190,8 +190,9 @@ class GuidanceFlags(BaseModel):
     )
     budget: float | None = _field(
         "a number above 1",
-        "Forward passes that a step may take on average (CFG alone: 2): u and the weak passes are"
-        " computed at as many steps as fit, and follow from the last ones in between.",
+        "Forward passes that a step may take on average (CFG alone: 2; without CFG as in 1.2): u"
+        " and the weak passes are computed at as many steps as fit, and follow from the last ones"
+        " in between.",
         gt=1,
     )
     restart: Restarts = _field(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.preset_given import cfg_alone_note
 from skipguide.generate.settings import GenerationSettings
+from skipguide.generate.without_cfg import distilled_note
 from skipguide.method.request import GuidanceRequest
 from skipguide.models import per_video, placement, scheduler, telling
 from skipguide.models.fields import flag_name
@@ -68,6 +69,7 @@ def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
         trigger_note(settings),
         per_video.slow_attention_note(settings),
         cfg_alone_note(settings),
+        distilled_note(pipe, settings),
     )
     yield from (note for note in said if note)
     yield from lora_notes(settings)
@@ -188,7 +190,9 @@ def negative_prompt_note(settings: GenerationSettings, model: str) -> str:
         )
     else:
         why = f"is off with guidance_scale={scale:g}"
-        advice = "Set --guidance-scale above 1, use --nag 5, or"
+        advice = (
+            "Set --guidance-scale above 1 where the model is not distilled, use --nag 5, or"
+        )
     return (
         f"the negative prompt {settings.negative_prompt!r} has no effect: it is what CFG leads away"
         f" from, and CFG {why}. {advice} leave the negative prompt out."

@@ -54,6 +54,7 @@ class GenerationResult:
     notes: tuple[str, ...] = ()  # what of the settings the video does not show
     memory: Mapping[str, Any] = field(default_factory=dict)  # as `memory.measure_peak` returns it
     preset: Mapping[str, Any] | None = None  # as `preset_used.find_preset_used` returns it
+    has_embedded_scale: bool = False  # as `without_cfg.has_embedded_scale` returns it
 
 
 def build_record(
@@ -81,6 +82,7 @@ def build_record(
             **result.memory,
         },
         "preset": result.preset and dict(result.preset),
+        **({"embedded_guidance": True} if result.has_embedded_scale else {}),
         **({"notes": list(result.notes)} if result.notes else {}),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }

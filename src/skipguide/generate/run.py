@@ -21,7 +21,7 @@ from skipguide import STG, guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
-from skipguide.generate import failures, notes, refusals
+from skipguide.generate import failures, notes, refusals, without_cfg
 from skipguide.generate.preset_used import find_preset_used
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
@@ -100,6 +100,7 @@ def generate(
     return GenerationResult(
         frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts),
         memory.measure_peak(device), find_preset_used(settings, pipe),
+        without_cfg.has_embedded_scale(pipe, settings),
     )  # fmt: skip
 
 
@@ -194,6 +195,8 @@ def _apply_guidance(
         return
     terms, options = settings.request.with_seed(settings.seed).guide_arguments()
     with guide(pipe, *terms, **options, parallel=parallel) as handle:
+        if said is not None:
+            without_cfg.tell_price(pipe, settings, handle)
         yield lambda: handle.passes_per_step
         if said is not None and handle.plan is not None:
             said.add(str(handle.plan))

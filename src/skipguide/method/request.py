@@ -113,7 +113,7 @@ class GuidanceRequest:
         if self.budget == 1:
             raise ValueError(
                 "budget must be above 1, for c is computed at every step, but got 1. CFG alone is"
-                " 2; write budget=2.0."
+                " 2; write budget=2.0, or budget=1.2 for a model without CFG."
             )
         if isinstance(self.cfg, cfg_rules.CFGReuse) or any(reuse.is_on for reuse in self.reuses):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -417,6 +418,11 @@ class Schedule:
             (entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None
         )
 
+    def without_cfg(self) -> Schedule:
+        """Return the schedule without its guidance scales, for a model that runs without CFG."""
+        bins = [dataclasses.replace(entry, guidance_scale=None) for entry in self.bins]
+        return Schedule(bins, source=self.source)
+
 
 def _describe_invalid_bins(bins: Any, known: Sequence[str]) -> str:
     """Name what a file has instead of bins, without quoting it.
@@ -548,8 +554,11 @@ def check_window(window: tuple[float, float], num_steps: int) -> None:
         ValueError: if it selects none.
     """
     start, stop = window
-    if not any(formula.is_in_window(start, stop, i, num_steps) for i in range(num_steps)):
+    if not formula.steps_in_window(start, stop, num_steps):
+        low, high = formula.nearest_window(start, stop, num_steps)
         raise ValueError(
             f"the window start={start}, stop={stop} must select a step, but selects none of the "
-            f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
+            f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Write"
+            f" start={low:g}, stop={high:g} for the step in whose part of the run it lies, or take"
+            " more steps."
         )

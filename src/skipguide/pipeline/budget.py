@@ -67,7 +67,9 @@ class BudgetPlan:
             for demand, chosen in zip(self.demands, self.computed, strict=True)
         ]
         passes = f"{self.passes_per_step:.2f} passes a step"
-        return f"budget {self.budget:g}: {', '.join(parts)}; {passes} over {self.num_steps} steps"
+        cfg = "" if any(demand.name == "u" for demand in self.demands) else ", no CFG"
+        what = ", ".join(parts) or "nothing beside c"
+        return f"budget {self.budget:g}{cfg}: {what}; {passes} over {self.num_steps} steps"
 
 
 def choose_plan(

@@ -101,7 +101,6 @@ class GuidedDenoiser:
         )
         self.family, self.sites, self.terms = family, sites, tuple(terms)
         self._push_masks = PushMasks(family, terms)
-        self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         self.signature = _call_signature(denoiser, family)
         self.prefix_cache = None
         if share_prefix and (firsts := _resume_positions(terms, where)):

@@ -30,7 +30,15 @@ from skipguide.families.schema import Family
 from skipguide.method.cfg_rules import RectifiedCFG
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.request import GuidanceRequest
-from skipguide.pipeline import call_frame, combine, compat, foreign_code, negative_prompt
+from skipguide.pipeline import (
+    branch_plan,
+    call_frame,
+    combine,
+    compat,
+    foreign_code,
+    negative_prompt,
+    price,
+)
 from skipguide.pipeline.budget import TYPICAL_SCALE, BudgetPlan
 from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND, UNREAD
 from skipguide.pipeline.corrector import Corrector
@@ -196,6 +204,8 @@ class GuidedCalls:
         if before is not None and before.has_nag != step.has_nag:
             for known in self._guided_denoisers.values():
                 known.forget_caches()  # which are those of c with NAG, or without it
+        if not same_run and not step.has_cfg:
+            self._log_price(guided)
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._loop.add_calls(step, frame)
         step.choose_batch(self.request.exact, always_split=split or step.has_nag)
@@ -204,6 +214,21 @@ class GuidedCalls:
         self.passes.steps += 1
         self.passes.unweakened += step.num_passes
         return step
+
+    def _log_price(self, guided: GuidedDenoiser) -> None:
+        """Say once in a run without CFG what it takes."""
+        if _log.isEnabledFor(logging.INFO):
+            said = self._describe_price(guided, self._loop.position(0)[1])
+            if said is not None:
+                _log.info("%s", said)
+
+    def _describe_price(self, guided: GuidedDenoiser, num_steps: int) -> str | None:
+        if self.family.unet:  # whose operations are counted when inputs have come
+            costs = [branch_plan.weak_work(guided, j).cost for j in range(len(self.terms))]
+        else:
+            costs = guided.weak_costs(num_steps)
+        weak = price.weak_passes_per_step(self.request, costs, num_steps)
+        return price.describe_price(weak, self.request.budget) if weak else None
 
     def _next_index(self) -> int:
         index = 0 if self._step is None else self._step.index + 1

@@ -45,7 +45,9 @@ class PipelineLoop:
 
     @property
     def scale_argument(self) -> str:
-        """The name of the argument that sets the scale of CFG."""
+        """The name of the argument that sets the scale of CFG; "" where there never is CFG."""
+        if self.calls.cfg_mode == "none":
+            return ""
         return self.calls.scale_argument or self.calls.scale_names[0].removeprefix("current_")
 
     # --- the run ----------------------------------------------------------------------------------
@@ -233,9 +235,9 @@ class PipelineLoop:
 
     def cfg_may_follow(self) -> bool:
         """Return whether a guider has CFG in a window of the run."""
-        return (
-            self.calls.cfg_mode == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
-        )
+        if self.calls.cfg_mode != "guider" or not getattr(self.pipe.guider, "_enabled", True):
+            return False
+        return getattr(self.pipe.guider, "guidance_scale", 1) != 1
 
     def guidance_scales(self, outputs: int) -> tuple[float, ...]:
         """Return g in u + g (c - u) at the step under way, per output.
@@ -267,6 +269,8 @@ class PipelineLoop:
 
 def is_cfg_on(pipe: Pipeline, calls: CallConvention, frame: FrameType) -> bool:
     """Return whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
+    if calls.cfg_mode == "none":
+        return False
     if calls.cfg_mode == "guider":
         return compat.count_conditions(pipe.guider) == 2
     return call_frame.is_enabled(pipe, frame, calls.cfg_flag)

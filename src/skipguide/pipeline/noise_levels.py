@@ -23,6 +23,20 @@ SCHEDULER_KINDS = {  # by the class of the scheduler; "sigmas": its config says 
     "DDIMScheduler": "vp",
     "CogVideoXDDIMScheduler": "vp",
     "CogVideoXDPMScheduler": "vp",
+    "FlowMatchLCMScheduler": "flow",
+    "HeliosDMDScheduler": "flow",
+    "LCMScheduler": "vp",
+    "TCDScheduler": "vp",
+}
+# Those of distilled models: each step begins anew, from its estimate of the data and new noise.
+RENOISING_SCHEDULERS = {
+    "FlowMatchLCMScheduler", "HeliosDMDScheduler", "LCMScheduler", "TCDScheduler"
+}  # fmt: skip
+_UNKNOWN_BECAUSE = {  # why a scheduler is not among SCHEDULER_KINDS
+    "FlowMapEulerDiscreteScheduler": (
+        ", whose model predicts the mean velocity up to the noise level that follows in the list"
+    ),
+    "MiniMaxH3Scheduler": ", one of two that step together, for the video and for the sound",
 }
 
 REVERSED_FLOWS = {
@@ -37,24 +51,39 @@ def scheduler_kind(scheduler: Scheduler, what: str = "a Restart") -> str:
         what: what needs to know it, for the error.
 
     Raises:
-        ValueError: for a scheduler of which that is not known, or one made for distilled models.
+        ValueError: for a scheduler of which that is not known.
     """
     name = type(scheduler).__name__
     config = getattr(scheduler, "config", {})
-    stochastic = (
-        " with stochastic_sampling, made for distilled models"
-        if config.get("stochastic_sampling")
-        else ""
-    )
-    if name not in SCHEDULER_KINDS or stochastic:
+    if name not in SCHEDULER_KINDS:
+        known = [kind for kind in SCHEDULER_KINDS if kind not in RENOISING_SCHEDULERS]
         raise ValueError(
-            f"{what} needs a scheduler of many small steps, one of {', '.join(SCHEDULER_KINDS)},"
-            f" but this pipeline has {name}{stochastic}. Exchange pipe.scheduler, or leave it out."
+            f"{what} needs a scheduler of many small steps, one of {', '.join(known)},"
+            f" but this pipeline has {name}{_UNKNOWN_BECAUSE.get(name, '')}. Exchange"
+            " pipe.scheduler, or leave it out."
         )
     if SCHEDULER_KINDS[name] != "sigmas":
         return SCHEDULER_KINDS[name]
     flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return "flow" if flow else "vp"
+
+
+def check_keeps_noise(scheduler: Scheduler, what: str = "a Restart") -> None:
+    """Reject a scheduler that draws new noise at every step, as distilled models are sampled.
+
+    Raises:
+        ValueError: for one of RENOISING_SCHEDULERS, or of stochastic sampling.
+    """
+    name = type(scheduler).__name__
+    stochastic = getattr(scheduler, "config", {}).get("stochastic_sampling")
+    if name not in RENOISING_SCHEDULERS and not stochastic:
+        return
+    how = " with stochastic_sampling" if stochastic else ""
+    raise ValueError(
+        f"{what} needs a scheduler whose steps take noise away little by little, but this pipeline"
+        f" has {name}{how}, made for distilled models: each of its steps begins anew, from the"
+        " estimate of the data and new noise. Leave it out, or exchange pipe.scheduler."
+    )
 
 
 def noise_levels(scheduler: Scheduler) -> tuple[list[float], list[float]]:

@@ -45,7 +45,8 @@ class RestartController:
         channels: the dimension of the channels in its latents, for a mask.
 
     Raises:
-        ValueError: for a scheduler that is not known, or on which a mask is not right.
+        ValueError: for a scheduler that is not known or made for distilled models, or on which a
+            mask is not right.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RestartController:
         pipe: Any = None,
         channels: int = 1,
     ):
+        noise_levels.check_keeps_noise(scheduler)
         noise_levels.scheduler_kind(scheduler)
         self.scheduler, self.restarts, self.pipe = scheduler, tuple(restarts), pipe
         self._channels = channels

@@ -156,6 +156,7 @@ class RunState:
                 f" {num_steps} of this run. The usual is 1."
             )
         what, scheduler = "CFG-Zero* with zero_steps above 0", self.loop.scheduler
+        noise_levels.check_keeps_noise(scheduler, what)
         if noise_levels.scheduler_kind(scheduler, what) != "flow":
             raise ValueError(
                 f"{what} needs flow matching, where a prediction of zero leaves the sample as it"
@@ -241,9 +242,8 @@ class RunState:
             self._apply_rule(step)
         if has_cfg and needs_no_uncond(self.rule, g):
             step.combination, step.uncond_terms = Combination.COND_ONLY, ()
-        needs_cfg = step.uncond_terms or g not in (None, 1) or self.request.rule_needs_cfg
-        if not has_cfg and needs_cfg:
-            self._check_cfg_was_on(step)
+        if not has_cfg:
+            self._check_cfg_was_on(step, g)
             step.uncond_terms = ()
         if has_cfg and not step.leaves_out_uncond:
             self._decide_uncond(step, guided)
@@ -318,30 +318,47 @@ class RunState:
             step.active_terms, step.uncond_terms, step.phi = (), (), 0.0
             step.has_nag = False
 
-    def _check_cfg_was_on(self, step: GuidedStep) -> None:
+    def _check_cfg_was_on(self, step: GuidedStep, g: float | None) -> None:
         """Let a run switch CFG off on its way; its last steps are then left alone.
 
+        A run that begins without CFG is checked for all of its steps at once.
+
         Raises:
-            ValueError: in a run that never has CFG.
+            ValueError: in a run that never has CFG, for what needs it.
         """
         if self._had_cfg or self.loop.cfg_may_follow():
             return
-        argument = self.loop.scale_argument
-        if step.uncond_terms:
+        begins = step.index == 0
+        slg = any(isinstance(term, SLG) for term in self.terms) if begins else step.uncond_terms
+        scales = self._scales_of_schedule() if begins else {g}
+        argument, owner = self.loop.scale_argument, self.loop.owner
+        none = "this run has none" if argument else f"a {owner} never has any"
+        if slg:
+            how = f"Set {argument} above 1 (with a negative prompt where the pipeline asks for one)"
             raise ValueError(
-                "SLG needs CFG, because it skips layers in the unconditional pass, but this run"
-                f" has none. Set {argument} above 1 (with a negative prompt where the pipeline asks"
-                " for one), or use STG."
+                "SLG needs CFG, because it skips layers in the unconditional pass, but"
+                f" {none}. {f'{how}, or use STG' if argument else 'Use STG'}."
             )
-        if self.rule is not None:
+        if self.request.rule_needs_cfg:
+            how = f"Set {argument} above 1, or leave" if argument else "Leave"
             raise ValueError(
-                f"{type(self.rule).__name__} needs CFG, for it is a rule for u and c, but this run"
-                f" has none. Set {argument} above 1, or leave cfg out."
+                f"{type(self.rule).__name__} needs CFG, for it is a rule for u and c, but {none}."
+                f" {how} cfg out."
             )
-        raise ValueError(
-            "this Schedule has guidance scales of its own, but the run has no CFG. Set"
-            f" {argument} above 1; what it is does not matter where the Schedule has its own."
-        )
+        if scales - {None, 1}:
+            how = f" Set {argument} above 1; what it is does not matter where the Schedule has its"
+            raise ValueError(
+                "this Schedule has guidance scales of its own, and so needs CFG, but"
+                f" {none}.{f'{how} own.' if argument else ''} A model that was distilled to run"
+                " without CFG takes schedule.without_cfg(), or --layers and --stg-scale."
+            )
+
+    def _scales_of_schedule(self) -> set[float | None]:
+        """Return the guidance scales of the bins that hold at some step of the run."""
+        if self.schedule is None:
+            return set()
+        found = (self.schedule.at(sigma) for sigma in self._sigmas)
+        return {here.guidance_scale for here in found if here is not None}
 
     # --- what is kept from step to step -----------------------------------------------------------
 

@@ -19,7 +19,7 @@ from skipguide.tuning.report import shown
 
 FORMAT = 1
 _COST_DESCRIPTIONS = {
-    "passes_per_step": "Passes of the denoiser per step; plain CFG is 2",
+    "passes_per_step": "Passes of the denoiser per step; plain CFG is 2, no CFG 1",
     "seconds_per_step": "Seconds per step",
     "seconds": "Seconds per video",
 }
