@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Random",
-    "Restart", "Schedule", "__version__", "guide", "tune",
+    "APG", "SLG", "STG", "TCFG", "Bin", "CFGReuse", "CFGZero", "Guide", "Interval", "Modality",
+    "Random", "Restart", "Schedule", "__version__", "guide", "tune",
 ]  # fmt: skip
 
 _HOME = {
     "STG": "skipguide.method.terms",
     "SLG": "skipguide.method.terms",
+    "Modality": "skipguide.method.terms",
     "Bin": "skipguide.method.terms",
     "Random": "skipguide.method.terms",
     "Schedule": "skipguide.method.terms",

@@ -22,7 +22,19 @@ import torch.distributed as dist
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from torch.distributed.device_mesh import init_device_mesh
 
-from skipguide import APG, SLG, STG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
+from skipguide import (
+    APG,
+    SLG,
+    STG,
+    Bin,
+    CFGZero,
+    Interval,
+    Modality,
+    Random,
+    Restart,
+    Schedule,
+    guide,
+)
 from skipguide.pipeline.branch_group import BranchError
 from support import oracle
 from support.tiny import in_dtype
@@ -102,6 +114,10 @@ MORE_CASES = {
     "Wan 2.2": Case("WanPipeline 2.2", [STG([1])]),
     "Wan VACE": Case("WanVACEPipeline", [STG([2])]),
     "LTX-2, two terms": Case(LTX2, TWO, {"rescale": 0.7}),
+    "LTX-2, published": Case(
+        LTX2, [STG([1], skip="attention"), Modality(3.0)],
+        {"rescale": 0.7, "rescale_space": "data", "audio_rescale": 1.0},
+    ),
     "LTX-2, own guidance": Case(
         LTX2, [STG([1], audio_scale=0.5)],
         call={"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1]},

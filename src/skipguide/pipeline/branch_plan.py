@@ -114,6 +114,11 @@ def check_request(request: GuidanceRequest) -> None:
             "parallel= runs u in a process of its own, where leaving it out saves no time, but"
             f" got {what}. Leave one of the two out; STG(every=0.5) goes with parallel=."
         )
+    if request.skip_step:
+        raise ValueError(
+            "parallel= divides the passes of a step, of which skip_step leaves whole ones out. Leave"
+            " one of the two out."
+        )
     if not request.exact:
         raise ValueError(
             "parallel= gives each pass to one process, but exact=False puts several into one"

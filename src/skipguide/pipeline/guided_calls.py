@@ -35,6 +35,7 @@ from skipguide.pipeline.cache_contexts import COND, REPEAT, UNCOND, UNREAD
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
 from skipguide.pipeline.loop import PipelineLoop
+from skipguide.pipeline.own_guidance import OwnGuidance
 from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.run import RunState
 from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep, PassCounts
@@ -69,6 +70,7 @@ class GuidedCalls:
         variance = family.learned_variance and compat.predicts_variance(pipe)
         self._run = RunState(request, len(family.outputs), self._loop, variance)
         self._guider_formula = GuiderFormula(self._add_to_guider)
+        self._own_guidance = OwnGuidance(pipe, request.replace_own)
         self.plan: BudgetPlan | None = None  # of the last run with a budget
         self._step: GuidedStep | None = None
         self._timesteps: Tensor | None = None  # of the run: schedulers make new ones for each
@@ -105,6 +107,8 @@ class GuidedCalls:
             active = [active.index for active in step.active_terms]
             patches = guided.recording_patches(active, in_batch=step.keeps_batch)
             self._undo = patching.apply_patches(patches)
+        if step.calls_done == 0 and step.combination is Combination.HELD:
+            self._undo = patching.apply_patches(guided.idle_patches())
         if step.calls_done == 1 and step.has_uncond_call:
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
         if self._separates_contexts(guided):
@@ -122,7 +126,7 @@ class GuidedCalls:
     def _context_name(self, guided: GuidedDenoiser, step: GuidedStep) -> str:
         """Return the context of a call of the pipeline's; "" for guidance of its own."""
         if step.calls_done == 0:
-            return COND
+            return UNREAD if step.combination is Combination.HELD else COND
         if step.calls_done > 1 or not step.has_uncond_call:
             return ""
         is_unread = step.leaves_out_uncond or step.us is not None
@@ -152,6 +156,7 @@ class GuidedCalls:
                 known.begin_run(joins=index > 0)
         self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame), guided)
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
+        self._own_guidance.settle(frame, bool(step.active_terms))
         self._loop.add_calls(step, frame)
         step.choose_batch(self.request.exact, always_split=split)
         if step.combination is Combination.GUIDER:
@@ -172,6 +177,7 @@ class GuidedCalls:
 
     def _begin_run(self) -> None:
         self._input_spec_set = False
+        self._own_guidance.begin_run()
         self._loop.begin_run()
         self._run.begin_run()
         for denoiser, guided in self._guided_denoisers.items():
@@ -239,7 +245,7 @@ class GuidedCalls:
         channels = step.c[0].shape[1] // 2 if self._run.variance else None
         step.compute_push(weaks, self.request.orthogonalize, channels)
         del weaks
-        if guided.watch.repeat_is_due:
+        if guided.watch.repeat_is_due and step.combination is not Combination.HELD:
             self._repeat_cond_pass(guided, step, *call)
         guided.clear_prefix()  # before the other half takes its memory
         if step.reuses_uncond:

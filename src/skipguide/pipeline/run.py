@@ -59,8 +59,13 @@ class Loop(Protocol):
         """Return the steps at which the run goes on with another denoiser."""
         ...
 
-    def latents(self, shape: Sequence[int]) -> Tensor | None:
-        """Return the noisy latents of the step if they have this shape, else None."""
+    def latents(self, shape: Sequence[int], output: int = 0) -> Tensor | None:
+        """Return the noisy latents of the step for an output of the denoiser if they have this
+        shape, else None."""
+        ...
+
+    def scheduler_of(self, output: int) -> Any:
+        """Return the scheduler of the latents of an output."""
         ...
 
     def cfg_may_follow(self) -> bool:
@@ -82,8 +87,10 @@ class RunState:
         self.terms, self.schedule, self.rule = request.terms, request.schedule, request.cfg
         self._had_cfg = False  # so far in this run
         self._sigmas: list[float] = []  # per step, for a schedule
-        self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
+        # Per output and timestep, where data is used.
+        self._data_coefficients: list[list[tuple[float, float]]] = []
         self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
+        self._kept_data: tuple[Tensor, ...] = ()  # per output, for steps that do not run
         self.differences = RunDifferences(request, loop, self._guided_steps)
         self._effective = set[tuple[GuidedDenoiser, int]]()  # terms that changed something
 
@@ -115,7 +122,7 @@ class RunState:
 
     def forget_history(self) -> None:
         """Forget what is kept from step to step, as at another noise level."""
-        self._momentum = {}
+        self._momentum, self._kept_data = {}, ()
         self.differences.forget()
 
     def _check_noise_levels(self) -> None:
@@ -151,16 +158,14 @@ class RunState:
                 " CFGZero(zero_steps=0)."
             )
 
-    def _find_data_coefficients(self) -> list[tuple[float, float]]:
-        """Return (a, b) of x_0 = a x + b F per timestep: one transfer from the device per run."""
+    def _find_data_coefficients(self) -> list[list[tuple[float, float]]]:
+        """Return (a, b) of x_0 = a x + b F per output and timestep: a transfer from the device for
+        each output, once a run."""
         what = self.request.data_space_features
         if not what:
             return []
-        scheduler = self.loop.scheduler
-        noise_levels.scheduler_kind(scheduler, what)
-        before, _ = noise_levels.noise_levels(scheduler)
-        kind = noise_levels.scheduler_kind_in_run(scheduler, max(before), what)
-        return [noise_levels.data_coefficients(scheduler, kind, level, what) for level in before]
+        schedulers = [self.loop.scheduler_of(output) for output in range(self.outputs)]
+        return [noise_levels.all_data_coefficients(scheduler, what) for scheduler in schedulers]
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
@@ -190,9 +195,8 @@ class RunState:
     def may_guide(self) -> bool:
         """False where every scale is 0, so that no step can differ from the pipeline's own."""
         request = self.request
-        return bool(request.schedule or request.cfg or request.restart or request.budget) or any(
-            map(self._has_scale, self.terms)
-        )
+        asked = (request.schedule, request.cfg, request.restart, request.budget, request.skip_step)
+        return any(map(bool, asked)) or any(map(self._has_scale, self.terms))
 
     # --- a step -----------------------------------------------------------------------------------
 
@@ -208,9 +212,13 @@ class RunState:
         Raises:
             ValueError: for SLG, a rule, or a Schedule with guidance scales, in a run without CFG.
         """
+        if self._is_held(index):
+            return GuidedStep(index, has_cfg, combination=Combination.HELD)
         on, phi, g = self._active_guidance(index)
         i = self.loop.position(index)[0]
         step = GuidedStep(index, has_cfg, phi, g if has_cfg else None)
+        step.is_kept = self.request.skip_step > 0
+        step.audio_phi = self.request.audio_rescale if on else None
         step.active_terms = tuple(
             ActiveTerm(j, term, term.scales(self.outputs, i))
             for j in on
@@ -226,6 +234,10 @@ class RunState:
         if has_cfg and not step.leaves_out_uncond:
             self._decide_uncond(step, guided)
         return step
+
+    def _is_held(self, index: int) -> bool:
+        """Return whether the model does not run at a step (`skip_step`)."""
+        return bool(self._kept_data) and index % (self.request.skip_step + 1) != 0
 
     def _decide_uncond(self, step: GuidedStep, guided: GuidedDenoiser | None) -> None:
         """Settle whether u is computed at a step, or c - u is that of earlier ones."""
@@ -274,10 +286,11 @@ class RunState:
             return  # CFG as it is, whether u is computed or not
         step.rule = self.rule
         if self.schedule is None:
-            step.phi = self.request.rescale
+            step.phi, step.audio_phi = self.request.rescale, self.request.audio_rescale
         if isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps:
             step.combination = Combination.ZERO
             step.active_terms, step.uncond_terms, step.phi = (), (), 0.0
+            step.audio_phi = None
 
     def _check_cfg_was_on(self, step: GuidedStep) -> None:
         """Let a run switch CFG off on its way; its last steps are then left alone.
@@ -396,20 +409,37 @@ class RunState:
         """
         if step.combination is Combination.ZERO:
             return tuple(torch.zeros_like(c) for c in step.c)
+        if step.combination is Combination.HELD:
+            return self._held_predictions(step)
         if step.guidance_scale is not None:
             scales = (step.guidance_scale,) * len(step.c)
         if us is None:
-            return tuple(self._combine(step, k, None, 1.0, cfg) for k in range(len(step.c)))
-        pairs = enumerate(zip(us, scales, strict=True))
-        return tuple(self._combine(step, k, u, g, cfg) for k, (u, g) in pairs)
+            found = tuple(self._combine(step, k, None, 1.0, cfg) for k in range(len(step.c)))
+        else:
+            pairs = enumerate(zip(us, scales, strict=True))
+            found = tuple(self._combine(step, k, u, g, cfg) for k, (u, g) in pairs)
+        if step.is_kept:
+            self._kept_data = tuple(
+                self._data_space(step, k, D).estimate(formula.upcast(D))
+                for k, D in enumerate(found)
+            )
+        return found
+
+    def _held_predictions(self, step: GuidedStep) -> tuple[Tensor, ...]:
+        """Return the predictions whose estimates of the clean data are those that were kept."""
+        found = []
+        for k, (x_0, c) in enumerate(zip(self._kept_data, step.c, strict=True)):
+            data = self._data_space(step, k, x_0)
+            found.append(((x_0 - data.a * formula.upcast(data.x)) / data.b).to(c.dtype))
+        return tuple(found)
 
     def _combine(
         self, step: GuidedStep, k: int, u: Tensor | None, g: float, cfg: formula.CFG | None
     ) -> Tensor:
-        c, data = step.c[k], None
-        rescales_data = step.phi > 0 and self.request.rescale_space == "data"
+        c, phi, data = step.c[k], step.phi_of(k), None
+        rescales_data = phi > 0 and self.request.rescale_space == "data"
         if rescales_data or (u is not None and getattr(step.rule, "space", "") == "data"):
-            data = self._data_space(step, c.chunk(2, dim=1)[0] if self.variance else c)
+            data = self._data_space(step, k, c.chunk(2, dim=1)[0] if self.variance else c)
         if step.rule is not None:
             momentum = self._momentum.setdefault(k, cfg_rules.MomentumBuffer())
             cfg = cfg_rules.cfg_function(step.rule, momentum, data)
@@ -419,19 +449,19 @@ class RunState:
             g,
             step.push[k],
             cfg=cfg,
-            phi=step.phi,
+            phi=phi,
             data=data if rescales_data else None,
             variance=self.variance,
         )
 
-    def _data_space(self, step: GuidedStep, c: Tensor) -> DataSpace:
-        latents = self.loop.latents(c.shape)
+    def _data_space(self, step: GuidedStep, output: int, c: Tensor) -> DataSpace:
+        latents = self.loop.latents(c.shape, output)
         if latents is None:
             raise ValueError(
                 f"{self.request.data_space_features} needs latents of the shape of a prediction,"
                 f' {tuple(c.shape)}, but {self.loop.owner} has none. Use space="prediction".'
             )
-        a, b = self._data_coefficients[self.loop.first_timestep_index() + step.index]
+        a, b = self._data_coefficients[output][self.loop.first_timestep_index() + step.index]
         return DataSpace(latents, a, b)
 
 

@@ -57,7 +57,7 @@ class WeakPass:
         denoiser: the model.
         sites: its chain, from families.blocks.layer_sites().
         skipped: positions in the chain, sorted, at least one.
-        skip: one of perturbations.PERTURBATIONS.
+        skip: one of perturbations.PERTURBATIONS, or perturbations.ISOLATION.
         prefix_cache: what the conditional pass keeps to start from; None for a pass that is always
             run in full.
         options: what some kinds of skip need besides.
@@ -109,10 +109,19 @@ class WeakPass:
         elif self.skip == "shuffle":
             yield from self._shuffle_patches(site, source)
         else:
-            for entry, values in site.attentions():
-                yield *entry, self._make_attention_proxy(site, entry, values)
+            for entry, proxy in self._weaken_modules(site):
+                yield *entry, proxy
             if source is not None:
                 yield *site.entry, patching.ResumeFrom(site.block, site.stack.streams, source)
+
+    def _weaken_modules(self, site: LayerSite) -> Iterator[tuple[schema.Entry, nn.Module]]:
+        """Yield what takes the place of modules in a block that itself runs."""
+        if self.skip == perturbations.ISOLATION:
+            for entry in site.isolating_modules():
+                yield entry, patching.ZeroOutput(patching.get_child(*entry))
+            return
+        for entry, values in site.attentions():
+            yield entry, self._make_attention_proxy(site, entry, values)
 
     def _make_attention_proxy(
         self, site: LayerSite, entry: schema.Entry, values: ValueProjection
