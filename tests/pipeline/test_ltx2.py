@@ -161,10 +161,24 @@ def test_several_videos_of_each_prompt(tmp_path: Path) -> None:
     assert_same(ours(words, *terms, **options), wanted, run(words))
 
 
+def begun_scheduler(shift: float) -> Any:
+    """One that looks for no timestep: the pipeline hands it those of the video."""
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=shift)
+    real = scheduler.set_timesteps
+
+    @functools.wraps(real)
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        scheduler.set_begin_index(0)
+
+    scheduler.set_timesteps = set_timesteps
+    return scheduler
+
+
 def test_sound_on_noise_levels_of_its_own() -> None:
     """The pipeline may have a scheduler for the sound, and its x_0 is of that one's levels."""
     small, (terms, options, own) = build("condition"), RECIPES["published"]
-    other = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    other = begun_scheduler(3.0)
     small.pipe.register_modules(audio_scheduler=other)
     call = dict(sigmas=[0.9, 0.6, 0.3], timesteps=None)
     small.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
@@ -342,9 +356,10 @@ def test_stg_that_diffusers_ignores_is_told(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
-def test_a_run_goes_on_with_the_pipelines_own_after_removal() -> None:
-    """The handle is removed in the middle of a run: the last step is the pipeline's own again."""
+def test_after_removal_a_run_goes_on_without_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """The pipeline prepares its own passes in the first step alone, where they were off."""
     small, (terms, options, own) = tiny("LTX-2"), RECIPES["published"]
+    plain = run(small)
     handle = guide(small.pipe, *terms, replace_own=True, **options)
 
     def stop(pipe: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -353,8 +368,15 @@ def test_a_run_goes_on_with_the_pipelines_own_after_removal() -> None:
         return tensors
 
     found = run(small, **own, callback_on_step_end=stop)
+    assert "goes on without the guidance of the LTX2Pipeline's own" in caplog.text
+    with guide(small.pipe, *terms, **options) as other:
+        wanted = run(small, callback_on_step_end=lambda *a: other.remove() or a[3] if a[1] else a[3])
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found, plain)
+    with guide(small.pipe, *terms, replace_own=True, **options):
+        run(small, **own)
+        assert small.pipe.stg_scale == 0.0
     assert small.pipe.stg_scale == 1.0
-    assert_same(found, run(small, **own), run(small))
 
 
 def test_two_stages_with_a_latent_upsampler() -> None:

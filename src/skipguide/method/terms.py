@@ -237,10 +237,10 @@ class Modality(STG):
         usual = {"skip": perturbations.ISOLATION, "axis": None, "strength": None, "weak": None}
         given = [name for name, default in usual.items() if getattr(self, name) != default]
         if given or isinstance(self.layers, Random):
+            came = ", ".join(given) or repr(self.layers)
             raise ValueError(
                 "Modality cuts the attention between video and sound in blocks that are named, or"
-                f" in all of them, but got {', '.join(given) or self.layers!r}. Leave that out, or"
-                " use STG."
+                f" in all of them, but got {came}. Leave that out, or use STG."
             )
         super().__post_init__()
 

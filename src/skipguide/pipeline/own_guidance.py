@@ -51,7 +51,17 @@ class OwnGuidance:
             _log.warning("%s", self._describe_sum(on, frame))
 
     def restore(self) -> None:
-        """Give the pipeline what its call had written, for a run that goes on without guide()."""
+        """Give the pipeline what its call had written.
+
+        Not in a run that is under way: only its first step prepares what its own passes take.
+        """
+        if self._replaced and call_frame.find_call_frame(self.pipe) is not None:
+            _log.warning(
+                "guide() was removed in the middle of a run, which goes on without the guidance of"
+                " the %s's own that it had switched off.",
+                type(self.pipe).__name__,
+            )
+            self._replaced = {}
         for name, value in self._replaced.items():
             setattr(self.pipe, name, value)
         self._replaced = {}
