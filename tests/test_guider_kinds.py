@@ -341,7 +341,7 @@ def test_ltx2_modality_of_diffusers_own_audio_guider() -> None:
 
 def test_ltx2_every_second_step() -> None:
     """Both guiders use earlier differences at the same steps, and no pass is run for nothing."""
-    pipe, _, small = modular_ltx2(perturbed=True)
+    pipe, _, small = modular_ltx2(True)
     guiders = [recipe(1.0, 3.0, g, 0.0, every=2) for g in (3.0, 7.0)]
     with oracle.listening(small) as heard:
         run_ltx2(*guiders, perturbed=True)

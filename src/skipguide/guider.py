@@ -297,12 +297,12 @@ class SkipGuidance(BaseGuidance):
         """Return the denoiser under guidance; LTX-2's audio guider is never given it, and asks the
         guider that is."""
         if self._guided is None:
-            return getattr(GuiderLoop(self).video_guider, "_guided", None)
+            return getattr(GuiderLoop(self).find_video_guider(), "_guided", None)
         return self._guided
 
     def _batches_of_step(self) -> list[str]:
         """Return the batches that run: this guider's, and then those of an audio guider alone."""
-        own, audio = self.active_predictions(), GuiderLoop(self).audio_guider
+        own, audio = self.active_predictions(), GuiderLoop(self).find_audio_guider()
         more = [] if audio is None else audio.active_predictions()
         return [*own, *(name for name in more if name not in own)]
 
@@ -545,7 +545,8 @@ class SkipGuidance(BaseGuidance):
         self._clear_caches()
         came = [getattr(batch, self._identifier_key) for batch in data]
         needed = self.active_predictions()
-        if came != needed or not all(hasattr(batch, "noise_pred") for batch in data):
+        # of two guiders each gets its own, in the order in which the batches of both ran
+        if sorted(came) != sorted(needed) or not all(hasattr(batch, "noise_pred") for batch in data):
             raise ValueError(
                 f"SkipGuidance combines {', '.join(needed)} at this step, each with its noise_pred,"
                 f" but got {', '.join(came)}. Hand over all batches that prepare_inputs() returned."

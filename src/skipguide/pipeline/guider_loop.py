@@ -50,15 +50,15 @@ class GuiderLoop:
     def _find_owner(self) -> Any:
         return call_frame.find_guider_owner(self._guider)
 
-    @property
-    def video_guider(self) -> Any:
+    # No properties with the names of components: the frames of this object are searched for those.
+
+    def find_video_guider(self) -> Any:
         """The guider that runs the passes of this one, which is LTX-2's audio guider; else None."""
         found = self._find_owner()
         is_audio = found is not None and getattr(found[0], "audio_guider", None) is self._guider
         return found[0].guider if found is not None and is_audio else None
 
-    @property
-    def audio_guider(self) -> Any:
+    def find_audio_guider(self) -> Any:
         """The audio guider whose passes this one runs too; None without one."""
         found = self._find_owner()
         audio = None if found is None else getattr(found[0], "audio_guider", None)
