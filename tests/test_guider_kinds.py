@@ -341,7 +341,7 @@ def test_ltx2_modality_of_diffusers_own_audio_guider() -> None:
 
 def test_ltx2_every_second_step() -> None:
     """Both guiders use earlier differences at the same steps, and no pass is run for nothing."""
-    pipe, _, small = modular_ltx2(True)
+    _, _, small = modular_ltx2(True)
     guiders = [recipe(1.0, 3.0, g, 0.0, every=2) for g in (3.0, 7.0)]
     with oracle.listening(small) as heard:
         run_ltx2(*guiders, perturbed=True)
@@ -352,8 +352,12 @@ def test_ltx2_every_second_step() -> None:
     ("guider", "audio_guider", "message"),
     [
         (SkipGuidance([1]), SkipGuidance([0]), "the two skip different layers"),
-        (ONE, ONE, r"one and the same SkipGuidance\. Give it another one: audio_guider=guider\.new"),
-        (SkipGuidance([1]), LTX2Guidance(G, 1.0), "Put a SkipGuidance of the same terms in its"),
+        (
+            ONE,
+            ONE,
+            r"one and the same SkipGuidance\. Give it another one: audio_guider=guider\.new",
+        ),
+        (SkipGuidance([1]), LTX2Guidance(G, 1.0), "Put a SkipGuidance of the same terms there"),
         (
             SkipGuidance(terms=STG([1], every="auto")),
             SkipGuidance(terms=STG([1], every="auto")),

@@ -546,7 +546,9 @@ class SkipGuidance(BaseGuidance):
         came = [getattr(batch, self._identifier_key) for batch in data]
         needed = self.active_predictions()
         # of two guiders each gets its own, in the order in which the batches of both ran
-        if sorted(came) != sorted(needed) or not all(hasattr(batch, "noise_pred") for batch in data):
+        if sorted(came) != sorted(needed) or not all(
+            hasattr(batch, "noise_pred") for batch in data
+        ):
             raise ValueError(
                 f"SkipGuidance combines {', '.join(needed)} at this step, each with its noise_pred,"
                 f" but got {', '.join(came)}. Hand over all batches that prepare_inputs() returned."

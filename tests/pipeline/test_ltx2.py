@@ -6,6 +6,7 @@ The oracle is diffusers: the same pipeline and the same noise with the pipeline'
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +371,9 @@ def test_after_removal_a_run_goes_on_without_its_own(caplog: pytest.LogCaptureFi
     found = run(small, **own, callback_on_step_end=stop)
     assert "goes on without the guidance of the LTX2Pipeline's own" in caplog.text
     with guide(small.pipe, *terms, **options) as other:
-        wanted = run(small, callback_on_step_end=lambda *a: other.remove() or a[3] if a[1] else a[3])
+        wanted = run(
+            small, callback_on_step_end=lambda *a: other.remove() or a[3] if a[1] else a[3]
+        )
     assert torch.equal(found, wanted)
     assert not torch.equal(found, plain)
     with guide(small.pipe, *terms, replace_own=True, **options):
@@ -424,22 +427,24 @@ def test_two_stages_with_a_latent_upsampler() -> None:
     ],
 )
 def test_a_modality_term_is_checked_at_once(make: Any, message: str) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         make()
-    assert message in str(error.value)
 
 
 def test_models_without_sound_refuse_it() -> None:
     pipe = builders()["LTXPipeline"](torch.float32).pipe
     for options, message in (
-        (dict(audio_rescale=0.5), "audio_rescale is for models that make sound, but ltx makes none"),
+        (
+            dict(audio_rescale=0.5),
+            "audio_rescale is for models that make sound, but ltx makes none",
+        ),
         (dict(replace_own=True), "but a LTXPipeline has none"),
     ):
         with pytest.raises(ValueError, match=message):
             guide(pipe, STG([1]), **options)
     with pytest.raises(ValueError, match=r"attend to each other in modules of their own .LTX-2., "):
         guide(pipe, Modality())
-    with pytest.raises(ValueError, match="layers of this LTX2Video.* must be from 0 to 3"):
+    with pytest.raises(ValueError, match=r"layers of this LTX2Video\w+ must be from 0 to 3"):
         guide(tiny("LTX-2").pipe, Modality(layers=[4]))
 
 

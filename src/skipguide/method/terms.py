@@ -124,7 +124,11 @@ class STG:
             )
         if self.audio_scale is not None:
             validate.check_number(
-                "audio_scale", self.audio_scale, least, math.inf, f"{least:g} leaves the audio alone"
+                "audio_scale",
+                self.audio_scale,
+                least,
+                math.inf,
+                f"{least:g} leaves the audio alone",
             )
         if not isinstance(self.normalize, bool):
             raise ValueError(

@@ -175,9 +175,9 @@ class PipelineLoop:
         kept = step.is_kept or step.combination is Combination.HELD
         if kept and (own or rescaled):
             raise ValueError(
-                "skip_step goes towards the same estimate again, to which guidance of the pipeline's"
-                f" own would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True, or"
-                " switch it off in the call."
+                "skip_step goes towards the same estimate again, to which the pipeline's own"
+                f" guidance would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True,"
+                " or switch it off in the call."
             )
         by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(self.pipe.guider)
         step.choose_combination(step.has_cfg and bool(rescaled), by_guider)
