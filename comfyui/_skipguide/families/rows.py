@@ -50,9 +50,17 @@ LTX2 = CallConvention(
     "batched", float32_prediction=True, scale_names=("guidance_scale", "audio_guidance_scale"),
     rescale_names=("guidance_rescale", "audio_guidance_rescale"),
     extra_guidance_flags=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
+    own_guidance={
+        "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0,
+        "audio_modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0,
+    },
+    audio_names=("audio_latents", "audio_scheduler"),
 )  # fmt: skip
 # Its audio is thrown away and has no g of its own.
-LTX2_HDR = replace(LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",))
+LTX2_HDR = replace(
+    LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",),
+    own_guidance={"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0},
+)  # fmt: skip
 
 # --- shapes of blocks -----------------------------------------------------------------------------
 
@@ -72,8 +80,9 @@ def _single_stack(
     streams: tuple[str, ...],
     attention: Mapping[str, ValueProjection],
     audio: tuple[str, ...] = (),
+    isolation: tuple[str, ...] = (),
 ) -> dict[str, Stack]:
-    return {"blocks": Stack(path, depth, streams, attention, audio=audio)}
+    return {"blocks": Stack(path, depth, streams, attention, audio=audio, isolation=isolation)}
 
 
 def _dual_and_single_stacks(dual: int, single: int) -> dict[str, Stack]:
@@ -241,6 +250,10 @@ FAMILIES = (
             "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
             {**PLAIN_ATTENTION, "audio_attn1": identity_attention.plain_attention},
             audio=("audio_attn1",),
+            isolation=(
+                "audio_to_video_norm", "video_to_audio_norm", "audio_to_video_attn",
+                "video_to_audio_attn",
+            ),
         ),
         latent_layout="packed",
         batched_inputs=(
@@ -249,8 +262,8 @@ FAMILIES = (
             "video_coords", "audio_coords", "video_self_attention_mask", "video_keyframes_mask",
         ),
         outputs=("video", "audio"),
-        notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 "
-        "switch it off",
+        notes="the pipelines have STG, modality guidance and rescaling of their own, on by default:"
+        " STG.preset() and replace_own=True switch them off; Modality is for this family alone",
     ),
     Family(
         name="cogvideox",

@@ -116,7 +116,7 @@ def check_request(request: GuidanceRequest) -> None:
         )
     if request.skip_step:
         raise ValueError(
-            "parallel= divides the passes of a step, but skip_step leaves whole steps out. Leave one"
+            "parallel= divides the passes of a step, but skip_step leaves whole ones out. Leave one"
             " of the two out."
         )
     if not request.exact:
