@@ -35,6 +35,7 @@ from skipguide import (
     CFGReuse,
     CFGZero,
     Interval,
+    Modality,
     Random,
     Restart,
     Schedule,
@@ -237,10 +238,19 @@ def test_two_formulas_and_two_weak_passes_are_refused() -> None:
 # --- LTX-2's Modular pipelines, with a guider for the video and one for the audio -----------------
 
 
+ONE = SkipGuidance([1])
+
+
 @functools.cache
-def modular_ltx2() -> tuple[Any, dict[str, Any], Any]:
-    """The denoising steps of LTX-2 with the components of its tiny pipeline, and what they take."""
-    small, steps = builders()["LTX2Pipeline"](torch.float32), LTX2CoreDenoiseStep()
+def modular_ltx2(perturbed: bool = False) -> tuple[Any, dict[str, Any], Any]:
+    """The denoising steps of LTX-2 with the components of its tiny pipeline, and what they take.
+
+    Args:
+        perturbed: diffusers' own STG works.
+    """
+    config = dict(perturbed_attn=perturbed)
+    small = builders()["LTX2Pipeline"](torch.float32, config=config)  # type: ignore[call-arg]
+    steps = LTX2CoreDenoiseStep()
     with oracle.listening(small) as heard:
         oracle.run(small)
     inputs, pipe = heard[0].kwargs, steps.init_pipeline()
@@ -261,8 +271,8 @@ def modular_ltx2() -> tuple[Any, dict[str, Any], Any]:
     return pipe, call, small
 
 
-def run_ltx2(guider: Any, audio_guider: Any) -> tuple[Tensor, Tensor]:
-    pipe, call, _ = modular_ltx2()
+def run_ltx2(guider: Any, audio_guider: Any, perturbed: bool = False) -> tuple[Tensor, Tensor]:
+    pipe, call, _ = modular_ltx2(perturbed)
     pipe.update_components(guider=guider, audio_guider=audio_guider)
     generator = torch.Generator().manual_seed(0)
     found = pipe(**call, generator=generator, output=["latents", "audio_latents"])
@@ -300,10 +310,63 @@ def test_ltx2_weak_passes_are_full_passes_of_a_weakened_copy() -> None:
         torch.testing.assert_close(D, u + G * (c - u) + (0.4 if n % 2 else 0.7) * (c - p))
 
 
+def recipe(scale: float, modality: float, g: float, phi: float, **how: Any) -> SkipGuidance:
+    terms = [STG([1], scale, skip="attention", **how), Modality(modality, **how)]
+    return SkipGuidance(terms=terms, guidance_scale=g, rescale=phi)
+
+
+@pytest.mark.parametrize(
+    ("video", "audio"),
+    [
+        ((1.0, 3.0, 3.0, 0.7), (1.0, 3.0, 7.0, 0.7)),  # (STG, modality, CFG, rescaling), published
+        ((1.0, 3.0, 3.0, 0.45), (0.0, 2.0, 7.0, 1.0)),
+        ((0.0, 1.0, 3.0, 0.0), (1.3, 3.0, 1.0, 0.0)),  # all but CFG is the sound's alone
+        ((1.0, 1.0, 1.0, 0.3), (1.0, 3.0, 5.0, 0.0)),  # u and the modalities are
+    ],
+)
+def test_ltx2_own_guiders(video: tuple[float, ...], audio: tuple[float, ...]) -> None:
+    """Both SkipGuidance against both of diffusers' LTX2Guidance, which run every pass in full."""
+
+    def theirs(scale: float, modality: float, g: float, phi: float) -> LTX2Guidance:
+        return LTX2Guidance(g, scale, modality, phi, [1])
+
+    wanted = run_ltx2(theirs(*video), theirs(*audio), perturbed=True)
+    plain = run_ltx2(LTX2Guidance(video[2]), LTX2Guidance(audio[2]), perturbed=True)
+    found = run_ltx2(recipe(*video), recipe(*audio), perturbed=True)
+    for ours, own, without in zip(found, wanted, plain, strict=True):
+        assert (own - without).abs().max() > 1e-2
+        assert (ours - own).abs().max() <= 1e-5 * own.abs().max()
+
+
+def test_ltx2_modality_of_diffusers_own_audio_guider() -> None:
+    """Its pass is one of the pipeline's own, beside those of a SkipGuidance for the video."""
+    audio = LTX2Guidance(3.0, 0.0, 2.0)
+    wanted = run_ltx2(LTX2Guidance(3.0, 1.0, 1.0, 0.0, [1]), audio, perturbed=True)
+    term = STG([1], 1.0, skip="attention")
+    found = run_ltx2(SkipGuidance(terms=term, guidance_scale=3.0), audio, perturbed=True)
+    for ours, own in zip(found, wanted, strict=True):
+        assert (ours - own).abs().max() <= 1e-5 * own.abs().max()
+
+
+def test_ltx2_every_second_step() -> None:
+    """Both guiders use earlier differences at the same steps, and no pass is run for nothing."""
+    _, _, small = modular_ltx2(True)
+    guiders = [recipe(1.0, 3.0, g, 0.0, every=2) for g in (3.0, 7.0)]
+    with oracle.listening(small) as heard:
+        run_ltx2(*guiders, perturbed=True)
+    assert len(heard) == 4 + 2 + 4  # of three steps
+
+
 @pytest.mark.parametrize(
     ("guider", "audio_guider", "message"),
     [
         (SkipGuidance([1]), SkipGuidance([0]), "the two skip different layers"),
+        (
+            ONE,
+            ONE,
+            r"one and the same SkipGuidance\. Give it another one: audio_guider=guider\.new",
+        ),
+        (SkipGuidance([1]), LTX2Guidance(G, 1.0), "Put a SkipGuidance of the same terms there"),
         (
             SkipGuidance(terms=STG([1], every="auto")),
             SkipGuidance(terms=STG([1], every="auto")),

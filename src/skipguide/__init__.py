@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "APG", "C2FG", "FDG", "MAMBOG", "NAG", "SLG", "STG", "TAG", "TCFG", "APGMix", "Bin", "CFGReuse",
-    "CFGZero", "Guide", "Interval", "Random", "RectifiedCFG", "Restart", "Schedule", "WithLoRA",
-    "WithoutLoRA", "__version__", "enable_context_parallel", "guide", "tune",
+    "CFGZero", "Guide", "Interval", "Modality", "Random", "RectifiedCFG", "Restart", "Schedule",
+    "WithLoRA", "WithoutLoRA", "__version__", "enable_context_parallel", "guide", "tune",
 ]  # fmt: skip
 
 _RULES = (
@@ -47,6 +47,7 @@ _HOME = {
     "STG": "skipguide.method.terms",
     "SLG": "skipguide.method.terms",
     "NAG": "skipguide.method.terms",
+    "Modality": "skipguide.method.terms",
     "Bin": "skipguide.method.terms",
     "Random": "skipguide.method.terms",
     "Schedule": "skipguide.method.terms",

@@ -74,8 +74,8 @@ class SkipGuidance(BaseGuidance):
     Args:
         layers, scale, skip, axis, start, stop: one STG term, as skipguide.STG has it. Steps i of N
             are pushed when start <= i/N < stop.
-        terms: further terms: STG or SLG, or dicts of their arguments (`"kind": "slg"` for the
-            latter; `"layers": {"random": 0.1}` for a Random); or one Schedule, or `{"bins":
+        terms: further terms: STG, SLG or Modality, or dicts of their arguments (`"kind": "slg"` or
+            "modality"; `"layers": {"random": 0.1}` for a Random); or one Schedule, or `{"bins":
             [...]}`. With them `layers` may be left out.
         guidance_scale: g; 1 is no CFG. With use_original_formulation CFG is c + g (c - u), and 0 is
             none.
@@ -291,7 +291,7 @@ class SkipGuidance(BaseGuidance):
 
     def _terms_that_run(self) -> list[ActiveTerm]:
         """Return the active terms whose difference is not that of an earlier step (`every`)."""
-        step, run, guided = self._guided_step, self._run, self._guided
+        step, run, guided = self._guided_step, self._run, self._denoiser_of_run()
         if step is None or run is None:
             return []
         return [
@@ -299,6 +299,19 @@ class SkipGuidance(BaseGuidance):
             for active in step.active_terms
             if guided is None or run.runs_weak_pass(guided, active, step)
         ]
+
+    def _denoiser_of_run(self) -> GuidedDenoiser | None:
+        """Return the denoiser under guidance; LTX-2's audio guider is never given it, and asks the
+        guider that is."""
+        if self._guided is None:
+            return getattr(GuiderLoop(self).find_video_guider(), "_guided", None)
+        return self._guided
+
+    def _batches_of_step(self) -> list[str]:
+        """Return the batches that run: this guider's, and then those of an audio guider alone."""
+        own, audio = self.active_predictions(), GuiderLoop(self).find_audio_guider()
+        more = [] if audio is None else audio.active_predictions()
+        return [*own, *(name for name in more if name not in own)]
 
     def _weak_terms(self) -> dict[str, ActiveTerm]:
         """Return each STG term that has a scale, by the name of its prediction."""
@@ -349,7 +362,7 @@ class SkipGuidance(BaseGuidance):
         return self._current_batch() != UNCOND
 
     def _current_batch(self) -> str:
-        batches = self.active_predictions()
+        batches = self._batches_of_step()
         if self._count_prepared > len(batches):
             raise RuntimeError(
                 f"this step has {len(batches)} batches ({', '.join(batches)}), but"
@@ -386,7 +399,8 @@ class SkipGuidance(BaseGuidance):
         super().prepare_models(denoiser)
         self._restore_modules()
         self._num_calls = 0
-        if not self._enabled or not (self._weak_terms() or self._slg_terms()):
+        weakened = any(name.startswith(WEAK) for name in self._batches_of_step())
+        if not self._enabled or not (self._weak_terms() or self._slg_terms() or weakened):
             return
         guided = self._guided = self._find_guided_denoiser(denoiser)
         if self._run is not None:
@@ -432,21 +446,25 @@ class SkipGuidance(BaseGuidance):
         if batch == UNCOND:
             return guided.uncond_patches(step.uncond_terms if step is not None else ()), None
         if batch == COND:
-            if step is not None and (step.active_terms or step.uncond_terms):
+            running = [_term_index(n) for n in self._batches_of_step() if n.startswith(WEAK)]
+            if step is not None and (step.active_terms or step.uncond_terms or running):
                 guided.begin_step(step.index)
-            active = [a.index for a in self._terms_that_run()]
-            return guided.recording_patches(active) if active else [], None
-        weak = guided.weak_passes[self._weak_terms()[batch].index]
+            return guided.recording_patches(running) if running else [], None
+        if not batch.startswith(WEAK):  # of another kind of audio guider
+            return [], None
+        weak = guided.weak_passes[_term_index(batch)]
         if weak.denoiser is not guided.denoiser:  # nobody reads what the denoiser itself returns
             return guided.idle_patches(), weak.denoiser
-        return guided.weak_patches(self._weak_terms()[batch].index), None
+        return guided.weak_patches(_term_index(batch)), None
 
     def _context_of(
         self, guided: GuidedDenoiser, batch: str
     ) -> contextlib.AbstractContextManager[None]:
         """Return the context of caches in which a batch runs."""
         if batch.startswith(WEAK):
-            return guided.in_weak_context(self._weak_terms()[batch].index)
+            return guided.in_weak_context(_term_index(batch))
+        if batch not in (COND, UNCOND):
+            return guided.caches.context(batch)
         terms = self._guided_step.uncond_terms if self._guided_step is not None else ()
         name = COND_CONTEXT if batch == COND else guided.uncond_context(terms)
         return guided.caches.context(name)
@@ -508,7 +526,7 @@ class SkipGuidance(BaseGuidance):
         watch.check_calls()
         if batch == COND and watch.is_probed:
             self._cond_output = output
-        last = batch == self.active_predictions()[-1] and batch.startswith(WEAK)
+        last = batch == self._batches_of_step()[-1] and batch.startswith(WEAK)
         if last and self._cond_output is not None and watch.repeat_is_due:
             self._restore_modules()
             with patching.patched(watch.patches([])), guided.caches.context(REPEAT):
@@ -538,7 +556,10 @@ class SkipGuidance(BaseGuidance):
         self._clear_caches()
         came = [getattr(batch, self._identifier_key) for batch in data]
         needed = self.active_predictions()
-        if came != needed or not all(hasattr(batch, "noise_pred") for batch in data):
+        # of two guiders each gets its own, in the order in which the batches of both ran
+        if sorted(came) != sorted(needed) or not all(
+            hasattr(batch, "noise_pred") for batch in data
+        ):
             raise ValueError(
                 f"SkipGuidance combines {', '.join(needed)} at this step, each with its noise_pred,"
                 f" but got {', '.join(came)}. Hand over all batches that prepare_inputs() returned."
@@ -585,7 +606,7 @@ class SkipGuidance(BaseGuidance):
         self, run: RunState, active: ActiveTerm, pred_weak: Mapping[str, Tensor]
     ) -> Tensor:
         """Return p of a term: of this step, or by the difference of an earlier one (`every`)."""
-        step, guided = self._guided_step, self._guided
+        step, guided = self._guided_step, self._denoiser_of_run()
         found = pred_weak.get(_weak_name(active))
         if step is None or guided is None:
             assert found is not None
@@ -616,6 +637,11 @@ def _weak_name(active: ActiveTerm) -> str:
     return f"{WEAK}_{active.index}" if active.index else WEAK
 
 
+def _term_index(name: str) -> int:
+    """Return the index of the term whose weak prediction has this name."""
+    return int(name.removeprefix(WEAK).removeprefix("_") or 0)
+
+
 # --- arguments ------------------------------------------------------------------------------------
 
 
@@ -638,7 +664,10 @@ def _to_term(entry: Any) -> Term | Schedule:
     if isinstance(entry, (STG, SLG, Schedule)):
         return entry
     if isinstance(entry, Mapping):  # a configuration of an older version has empty ones of these
-        unused = ("source", "preset_rescale", *(["weak"] if entry.get("weak") is None else []))
+        unused = (
+            "source", "preset_rescale", "preset_options",
+            *(["weak"] if entry.get("weak") is None else []),
+        )  # fmt: skip
         entry = {name: value for name, value in entry.items() if name not in unused}
         if isinstance(entry.get("layers"), range):
             entry["layers"] = list(entry["layers"])

@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from skipguide import SLG, STG
+from skipguide import SLG, STG, Modality
 from skipguide.families import presets
 from skipguide.families import rows as family_rows
 from skipguide.families.presets import Preset
@@ -48,8 +48,8 @@ def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
             STG(list(row.layers), term["scale"], row.skip, term["axis"], **window)
             for term in row.terms
         )
-    return STG(
-        list(row.layers),
+    stg = STG(
+        list(row.layers) or [0],
         row.scale,
         row.skip,
         row.axis,
@@ -57,6 +57,11 @@ def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
         normalize=row.normalize,
         source=row.source,
     )
+    modality = Modality(row.modality_scale, source=row.source)
+    if row.modality_scale > 1:
+        return (stg, modality) if row.layers else modality
+    assert row.layers
+    return stg
 
 
 def family(row: Preset) -> Family:

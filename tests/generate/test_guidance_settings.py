@@ -232,7 +232,7 @@ def test_what_guidance_leaves_out_of_terms_is_the_preset(
     [
         ({"term": []}, "guidance has the parts terms, schedule, .*, but got term"),
         ({"terms": [{"layer": [1]}]}, "a term has the parts layers, scale, .*, but got layer"),
-        ({"terms": [{"kind": "pag", "layers": [1]}]}, "kind of a term must be stg or slg"),
+        ({"terms": [{"kind": "pag", "layers": [1]}]}, "kind of a term must be one of stg, slg"),
         ({"terms": [{"kind": "slg"}]}, "a term must name its layers"),
         ({"terms": [3]}, "a term must have layers and a scale, but got 3"),
         ({"terms": [{"layers": [1], "weak": 1}]}, "weak must be .*, but got 1. Correct it"),

@@ -106,6 +106,8 @@ BAD = [
     ("schedule", 3), ("rescale_space", "pixels"), ("cfg_rule", ""), ("cfg_rule", 3),
     ("cfg_rule", "apg eta=1 eta=2"), ("cfg_rule", "apg eta="), ("restart", ""), ("restart", 0.4),
     ("exact", 1), ("exact", "no"), ("nag", ""), ("nag", True), ("nag", "5 tau="),
+    ("exact", 1), ("exact", "no"), ("modality_scale", 0.5), ("modality_scale", "3"),
+    ("audio_rescale", 1.5), ("audio_rescale", "a"), ("skip_step", -1), ("skip_step", 1.5),
 ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from skipguide import (
     Bin,
     CFGZero,
     Interval,
+    Modality,
     Random,
     Restart,
     Schedule,
@@ -123,6 +124,10 @@ MORE_CASES = {
     "Wan 2.2": Case("WanPipeline 2.2", [STG([1])]),
     "Wan VACE": Case("WanVACEPipeline", [STG([2])]),
     "LTX-2, two terms": Case(LTX2, TWO, {"rescale": 0.7}),
+    "LTX-2, published": Case(
+        LTX2, [STG([1], skip="attention"), Modality(3.0)],
+        {"rescale": 0.7, "rescale_space": "data", "audio_rescale": 1.0},
+    ),
     "LTX-2, own guidance": Case(
         LTX2, [STG([1], audio_scale=0.5)],
         call={"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1]},

@@ -14,7 +14,7 @@ from torch import nn
 from ..families import schema
 from ..families.schema import AxisLayers, Family, Stack, UNetLayout, ValueProjection
 from ..method import parsing, perturbations
-from ..method.terms import SLG, STG, Random
+from ..method.terms import SLG, STG, Modality, Random
 
 Term = STG | SLG
 
@@ -40,6 +40,8 @@ def resolve_layers(family: Family, sites: Sequence[LayerSite], term: Term) -> li
         )
     if isinstance(term.layers, Random):
         return _random_candidates(family, sites, term)
+    if isinstance(term, Modality) and not term.layers:
+        return list(range(len(sites)))
     found = [k for layer in term.layers for k in find_positions(family, sites, layer, term.axis)]
     resolve_heads(family, sites, term)
     twice = next((k for k in found if found.count(k) > 1), None)
@@ -109,6 +111,13 @@ def check_term(family: Family, blocks: int, term: Term) -> None:
 
 
 def _check_skip(family: Family, term: Term) -> None:
+    if isinstance(term, Modality):
+        if not all(stack.isolation for stack in family.stacks.values()):
+            raise ValueError(
+                "Modality is for models in whose blocks video and sound attend to each other in"
+                f" modules of their own (LTX-2), but {family.name} has none. Leave it out."
+            )
+        return
     reason = perturbations.unsupported_reason(term.skip, family.traits)
     if not reason and "softmax" not in family.traits and _names_heads(term):
         raise ValueError(
@@ -313,8 +322,15 @@ class LayerSite:
 
     def audio_attentions(self) -> set[schema.Entry]:
         """Return the self-attentions that see sound instead of a video."""
-        parts = [path.rpartition(".") for path in self.stack.audio]
-        return {(self.block.get_submodule(owner), name) for owner, _, name in parts}
+        return set(self._entries(self.stack.audio))
+
+    def isolating_modules(self) -> list[schema.Entry]:
+        """Return the modules without which video and sound do not see each other."""
+        return self._entries(self.stack.isolation)
+
+    def _entries(self, paths: Sequence[str]) -> list[schema.Entry]:
+        parts = [path.rpartition(".") for path in paths]
+        return [(self.block.get_submodule(owner), name) for owner, _, name in parts]
 
     @property
     def token_layout(self) -> str:

@@ -15,7 +15,7 @@ from ..families import blocks, lookup
 from ..families.protocols import Config
 from ..families.schema import Family
 from ..method.protocols import ReadOnlyData
-from ..method.terms import SLG, STG, Bin, Schedule
+from ..method.terms import SLG, STG, Bin, Modality, Schedule
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,6 +50,9 @@ class Preset:
             checkpoints apart; 0 otherwise.
         config: other entries of the denoiser's config that must be the same.
         recommended: STG.preset() or SLG.preset() picks it; one row for each model and kind.
+        modality_scale: of Modality, beside STG or without layers; 1 is off.
+        rescale_space, audio_rescale: as in guide().
+        replace_own: it stands for all guidance that the pipelines have of their own.
     """
 
     model: str
@@ -73,11 +76,22 @@ class Preset:
     config: Config = field(default_factory=dict)
     recommended: bool = False
     normalize: bool = False
+    modality_scale: float = 1.0
+    rescale_space: str = "prediction"
+    audio_rescale: float | None = None
+    replace_own: bool = False
 
     @property
     def is_cfg_alone(self) -> bool:
         """True if it has neither layers nor a schedule: the answer was to use no STG."""
-        return not (self.layers or self.terms or self.schedule)
+        return not (self.layers or self.terms or self.schedule or self.modality_scale > 1)
+
+    @property
+    def options(self) -> Entry:
+        """The arguments of guide() beside terms and `rescale` that were published with it."""
+        usual = {"rescale_space": "prediction", "replace_own": False, "audio_rescale": None}
+        found = {name: getattr(self, name) for name in usual}
+        return {name: value for name, value in found.items() if value != usual[name]}
 
 
 @functools.cache
@@ -230,10 +244,15 @@ def to_terms(row: Preset, source: str = "") -> STG | SLG | Schedule | tuple[STG,
         STG(
             list(row.layers), term["scale"], row.skip, term["axis"], row.start, row.stop,
             normalize=row.normalize, source=source, preset_rescale=row.rescale,
+            preset_options=row.options,
         )
         for term in row.terms or ({"axis": row.axis, "scale": row.scale},)
+        if row.layers or row.modality_scale == 1  # which is an error without layers
     ]  # fmt: skip
-    return tuple(found) if row.terms else found[0]
+    if row.modality_scale > 1:
+        published = {"preset_rescale": row.rescale, "preset_options": row.options}
+        found.append(Modality(row.modality_scale, source=source, **published))
+    return tuple(found) if row.terms or len(found) > 1 else found[0]
 
 
 # --- in words -------------------------------------------------------------------------------------
@@ -247,16 +266,23 @@ def describe_preset(row: Preset) -> str:
     cfg = [f"CFG {row.defaults['guidance_scale']:g}"] if "guidance_scale" in row.defaults else []
     if row.is_cfg_alone:
         return f"{cfg[0] if cfg else 'CFG'} alone"
+    parts = _describe_skip(row) if row.layers else []
+    parts += [f"modality {row.modality_scale:g}"] if row.modality_scale > 1 else []
+    parts += [f"steps {describe_window(row)}"] if (row.start, row.stop) != (0, 1) else []
+    parts += [f"rescale {row.rescale:g}"] if row.rescale else []
+    parts += [f"audio rescale {row.audio_rescale:g}"] if row.audio_rescale is not None else []
+    parts += ["normalized"] if row.normalize else []
+    return ", ".join([*parts, *cfg])
+
+
+def _describe_skip(row: Preset) -> list[str]:
+    """Return which layers are skipped, how and by which scales, as phrases."""
     parts = [f"layer{'s' if len(row.layers) > 1 else ''} {describe_layers(row.layers)}", row.skip]
     parts += [f"{row.axis} only"] if row.axis else []
     scales = [f"{term['axis']} scale {term['scale']:g}" for term in row.terms] or [
         f"scale {row.scale:g}"
     ]
-    parts += ["in the unconditional pass"] if row.kind == "slg" else scales
-    parts += [f"steps {describe_window(row)}"] if (row.start, row.stop) != (0, 1) else []
-    parts += [f"rescale {row.rescale:g}"] if row.rescale else []
-    parts += ["normalized"] if row.normalize else []
-    return ", ".join([*parts, *cfg])
+    return [*parts, *(["in the unconditional pass"] if row.kind == "slg" else scales)]
 
 
 def describe_layers(layers: Iterable[int | str]) -> str:

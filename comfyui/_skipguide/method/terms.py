@@ -6,10 +6,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..method import documents, formula, parsing, perturbations, validate
 from ..method.loras import WithLoRA, WithoutLoRA
@@ -117,6 +117,11 @@ class STG:
     preset_rescale: float = field(
         default=0.0, compare=False
     )  # the phi that was published with it; guide() takes it
+    preset_options: Mapping[str, Any] = field(
+        default_factory=dict, compare=False
+    )  # other arguments of guide() that were; it takes those that are not given
+
+    NEUTRAL_SCALE: ClassVar[float] = 0.0  # that switches the term off
 
     def __post_init__(self) -> None:
         _check_common_arguments(self)
@@ -125,11 +130,18 @@ class STG:
                 "a list of scales must have one for each step, but got an empty one. Write one"
                 " number."
             )
+        least = self.NEUTRAL_SCALE
         for scale in self._scale_list():
-            validate.check_number("scale", scale, 0.0, math.inf, "0 switches the term off")
+            validate.check_number(
+                "scale", scale, least, math.inf, f"{least:g} switches the term off"
+            )
         if self.audio_scale is not None:
             validate.check_number(
-                "audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone"
+                "audio_scale",
+                self.audio_scale,
+                least,
+                math.inf,
+                f"{least:g} leaves the audio alone",
             )
         if not isinstance(self.normalize, bool):
             raise ValueError(
@@ -158,6 +170,11 @@ class STG:
     def _scale_list(self) -> list[Any]:
         return list(self.scale) if isinstance(self.scale, (list, tuple)) else [self.scale]
 
+    @property
+    def highest_scale(self) -> float:
+        """`scale`, the largest of a list."""
+        return max(self._scale_list())
+
     def scales(self, outputs: int, step: int | None = None) -> tuple[float, ...]:
         """s for each output of the denoiser: video, then audio if it has any.
 
@@ -167,7 +184,7 @@ class STG:
         listed = self._scale_list()
         scale = max(listed) if step is None else listed[step if len(listed) > 1 else 0]
         audio = scale if self.audio_scale is None else self.audio_scale
-        return (scale, audio)[:outputs]
+        return tuple(one - self.NEUTRAL_SCALE for one in (scale, audio)[:outputs])
 
     def check_steps(self, num_steps: int) -> None:
         """Check that a list of scales has one for each step of a run.
@@ -205,6 +222,56 @@ class STG:
         found = presets.to_terms(presets.preset_for(pipe))
         assert not isinstance(found, SLG)
         return found
+
+
+@dataclass(frozen=True)
+class Modality(STG):
+    """Modality guidance, for models whose blocks let video and sound see each other (LTX-2).
+
+        D <- D + (scale - 1) (c - p)
+
+    p is the conditional pass without attention from sound to video and from video to sound, as
+    LTX-2's own `modality_scale` has it. That pass starts at its first layer, as all weak passes do:
+    with all of them it shares nothing, with the last twenty of 48 it costs what STG there costs.
+
+    Args:
+        scale: 1 or more; 1 is off, 3 is what LTX-2's makers use. A list has one for each step.
+        audio_scale: the same for the sound; None is the same as `scale`.
+        layers: the blocks in which video and sound do not see each other; () is all of them, as in
+            LTX-2's own.
+        options: start, stop, every, tolerance, extrapolate and normalize, as for STG.
+
+    Raises:
+        ValueError: for anything outside these ranges, at once.
+    """
+
+    scale: float | Sequence[float] = 3.0
+    skip: str = perturbations.ISOLATION
+
+    NEUTRAL_SCALE: ClassVar[float] = 1.0
+    # Arguments of STG that say how layers are weakened, or which other model is.
+    FOREIGN_ARGUMENTS: ClassVar[tuple[str, ...]] = ("skip", "axis", "strength", "seed", "weak")
+
+    def __init__(
+        self,
+        scale: float | Sequence[float] = 3.0,
+        audio_scale: float | None = None,
+        layers: Sequence[Layer] = (),
+        **options: Any,
+    ) -> None:
+        options = {"skip": perturbations.ISOLATION, **options}
+        super().__init__(layers, scale, audio_scale=audio_scale, **options)
+
+    def __post_init__(self) -> None:
+        usual = {"skip": perturbations.ISOLATION, "axis": None, "strength": None, "weak": None}
+        given = [name for name, default in usual.items() if getattr(self, name) != default]
+        if given or isinstance(self.layers, Random):
+            came = ", ".join(given) or repr(self.layers)
+            raise ValueError(
+                "Modality cuts the attention between video and sound in blocks that are named, or"
+                f" in all of them, but got {came}. Leave that out, or use STG."
+            )
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -448,10 +515,11 @@ def _check_common_arguments(term: STG | SLG) -> None:
     """Check the arguments that STG and SLG share."""
     if getattr(term, "weak", None) is not None:
         _check_weak_model(term)
-    elif not isinstance(term.layers, Random):
+    elif not (isinstance(term.layers, Random) or _takes_all_layers(term)):
         _check_layers(term.layers, type(term).__name__)
-    perturbations.check_skip(term.skip, term.strength, term.seed)
-    _check_heads(term)
+    if not isinstance(term, Modality):
+        perturbations.check_skip(term.skip, term.strength, term.seed)
+        _check_heads(term)
     if term.axis not in (None, "spatial", "temporal"):
         raise ValueError(
             f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of'
@@ -468,6 +536,10 @@ def _check_window_bounds(term: STG | SLG | NAG) -> None:
             f"the window start={term.start}, stop={term.stop} selects no step: step i of N is"
             " guided when start <= i/N < stop. Make stop larger than start."
         )
+
+
+def _takes_all_layers(term: STG | SLG) -> bool:
+    return isinstance(term, Modality) and isinstance(term.layers, (list, tuple)) and not term.layers
 
 
 def _check_weak_model(term: Any) -> None:

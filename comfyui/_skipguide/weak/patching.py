@@ -206,7 +206,8 @@ class ReplayOutput(ModuleProxy):
 
 
 class ZeroOutput(ModuleProxy):
-    """The module returns zero, because what it is added to is replaced by a recorded state."""
+    """The module returns zero: what it is added to is replaced by a recorded state, or is to stay
+    as it is."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return next(value for value in args if torch.is_tensor(value)).new_zeros(())

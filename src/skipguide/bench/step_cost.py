@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.bench import memory, peers, rounds
+from skipguide.bench import memory, peers, recipe, rounds
 from skipguide.families import blocks as family_blocks
 from skipguide.families import rows
 from skipguide.families.examples import Workload, denoiser_class, example_of
@@ -237,6 +237,7 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
         self: Any, steps: int = 1, last: Callable[[Callable[[], Tensor]], Any] = lambda f: f()
     ) -> Any:
         self.scheduler.timesteps = torch.zeros(1)  # a new tensor tells guide() that a run begins
+        self.num_timesteps = steps
         for _ in range(steps - 1):
             step.predict_cfg()
         return last(step.predict_cfg)
@@ -257,6 +258,7 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
             False,
         ),
         **dict.fromkeys(calls.rescale_names, 0.0),
+        **calls.own_guidance,
         "scheduler": type("Scheduler", (), {"begin_index": 0, "timesteps": torch.zeros(1)})(),
         "num_timesteps": 1,
         "guider": guider(),
@@ -331,8 +333,10 @@ def run(
         step = BenchmarkStep(family, work, prompts, target_device, precision)
 
         ways, missing = step.ways()
-        for way in ways.values():
+        own_recipe = recipe.recipe_ways(step, GUIDANCE_SCALE)
+        for way in (*ways.values(), *own_recipe.values()):
             way()
+        recipe_seconds: list[dict[str, float]] = []
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         # The first one warms up.
         times = [] if step.family.unet else [step.time_blocks(target_device)]
@@ -340,11 +344,14 @@ def run(
             # The ways alternate, so that a slow moment of the machine hits all of them.
             for name, way in ways.items():
                 seconds[name].append(rounds.measure_time(way, target_device))
+            recipe_seconds.append(recipe.measure_round(own_recipe, target_device))
             if not step.family.unet:
                 times.append(step.time_blocks(target_device))
             yield "progress", f"{family}: round {repeat + 1} of {repeats}"
         result = _build_result(step, seconds, step.floor_ratio(times[1:]), target_device)
         result["no_slg_guider"] = missing
+        if own_recipe:
+            result["recipe"] = recipe.summarize(step, own_recipe, recipe_seconds)
         for name, distance in _measure_distances(step, ways).items():
             result["ways"][name]["distance"] = distance
         for name, way in ways.items() if peaks else ():

@@ -293,8 +293,31 @@ def _table(r: Result) -> str:
                 f" {r['hidden_bytes']} bytes"
             ),
             *([f"diffusers' SkipLayerGuidance was not measured: {missing}"] if missing else []),
+            *(_recipe_lines(r["recipe"]) if "recipe" in r else ()),
         ]
     )
+
+
+_RECIPE_WAYS = {
+    "own": "diffusers' own, four full passes",
+    "shared": "skipguide",
+    "batch": "skipguide with exact=False",
+    "reused": "skipguide, both terms with every=2",
+}
+
+
+def _recipe_lines(recipe: PlainData) -> Iterator[str]:
+    """Yield the table of LTX-2's whole recipe, beside its pipeline's own way."""
+    widths = (42, 6, 10, 16)
+    yield (
+        f"LTX-2's recipe, CFG + STG (attention of layer {recipe['layer']}) + modality guidance;"
+        f" {recipe['apart']:.1g} apart:"
+    )
+    yield _line(("way of one step", "passes", "time / own", "interval"), widths)
+    yield f"|{'-' * 44}|{'|'.join('-' * (width + 1) + ':' for width in widths[1:])}|"
+    for name, words in _RECIPE_WAYS.items():
+        way = recipe["ways"][name]
+        yield _line((words, f"{way['passes']:.2f}", _ratio(way), _interval(way)), widths)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

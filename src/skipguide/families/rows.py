@@ -51,9 +51,17 @@ LTX2 = CallConvention(
     "batched", float32_prediction=True, scale_names=("guidance_scale", "audio_guidance_scale"),
     rescale_names=("guidance_rescale", "audio_guidance_rescale"),
     extra_guidance_flags=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
+    own_guidance={
+        "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0,
+        "audio_modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0,
+    },
+    audio_names=("audio_latents", "audio_scheduler"),
 )  # fmt: skip
 # Its audio is thrown away and has no g of its own.
-LTX2_HDR = replace(LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",))
+LTX2_HDR = replace(
+    LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",),
+    own_guidance={"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0},
+)  # fmt: skip
 
 # --- shapes of blocks -----------------------------------------------------------------------------
 
@@ -74,8 +82,10 @@ def _single_stack(
     attention: Mapping[str, ValueProjection],
     audio: tuple[str, ...] = (),
     text: tuple[TextAttention, ...] = (),
+    isolation: tuple[str, ...] = (),
 ) -> dict[str, Stack]:
-    return {"blocks": Stack(path, depth, streams, attention, audio=audio, text=text)}
+    stack = Stack(path, depth, streams, attention, audio=audio, text=text, isolation=isolation)
+    return {"blocks": stack}
 
 
 def _dual_and_single_stacks(
@@ -269,6 +279,10 @@ FAMILIES = (
             {**PLAIN_ATTENTION, "audio_attn1": identity_attention.plain_attention},
             audio=("audio_attn1",),
             text=text_attention.LTX_2,
+            isolation=(
+                "audio_to_video_norm", "video_to_audio_norm", "audio_to_video_attn",
+                "video_to_audio_attn",
+            ),
         ),
         latent_layout="packed",
         batched_inputs=(
@@ -278,8 +292,8 @@ FAMILIES = (
         ),
         outputs=("video", "audio"),
         modular=("LTX2ModularPipeline", "LTX25ModularPipeline"),
-        notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 "
-        "switch it off",
+        notes="the pipelines have STG, modality guidance and rescaling of their own, on by default:"
+        " STG.preset() and replace_own=True switch them off; Modality is for this family alone",
         negative=text_attention.LTX_2_PROMPT,
     ),
     Family(

@@ -82,6 +82,8 @@ class Stack:
             `weak.shuffle.ShuffleTokens`.
         audio: those of `attention` that see sound instead of a video.
         text: where a block attends to the text; none where NAG is not offered.
+        isolation: the modules of a block without which video and sound do not see each other, if
+            each of them returns zero.
     """
 
     path: str
@@ -92,6 +94,7 @@ class Stack:
     token_layout: str = ""
     audio: tuple[str, ...] = ()
     text: tuple[TextAttention, ...] = ()
+    isolation: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,10 @@ class CallConvention:
         scale_argument: the argument of the call that sets g, where its name is another.
         extra_guidance_flags: for each that is true, the pipeline calls the denoiser once more on
             the cond rows, for guidance of its own.
+        own_guidance: the scales of guidance of its own beside CFG, and the value that switches each
+            off; `__call__` keeps them in attributes with an underscore before the name.
+        audio_names: the variables of its call that hold the latents and the scheduler of the sound;
+            () where the sound has none of its own.
     """
 
     cfg_mode: str
@@ -166,6 +173,8 @@ class CallConvention:
     scale_argument: str = ""
     unsupported_hint: str = ""
     extra_guidance_flags: tuple[str, ...] = ()
+    own_guidance: Mapping[str, float] = field(default_factory=dict)
+    audio_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

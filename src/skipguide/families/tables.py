@@ -158,6 +158,9 @@ def preset_row(row: Preset) -> Row:
         "start": row.start,
         "stop": row.stop,
         "rescale": row.rescale,
+        "rescale_space": row.rescale_space,
+        "audio_rescale": row.audio_rescale,
+        "modality_scale": row.modality_scale,
         "normalize": row.normalize,
         "guidance_scale": row.defaults.get("guidance_scale"),
         "steps": row.defaults.get("num_inference_steps"),
@@ -179,6 +182,9 @@ def preset_cells(row: Row) -> list[tuple[str, ...]]:
             *(_bin_cells(entry) for entry in row["schedule"]),
         ]
     terms = row["terms"] or [{"axis": row["axis"], "scale": row["scale"]}]
+    if not row["layers"] and row["modality_scale"] > 1:
+        rescale, cfg = _format_number(row["rescale"]), _format_cfg(row)
+        return [(row["name"] + mark, "all", "modality", _modality(row), "", rescale, cfg)]
     if not row["layers"]:
         return [(row["name"] + mark, "none", "CFG alone", "", "", "", _format_cfg(row))]
     axes = " + ".join(term["axis"] for term in terms if term["axis"])
@@ -189,6 +195,7 @@ def preset_cells(row: Row) -> list[tuple[str, ...]]:
     layers = presets.describe_layers(row["layers"])
     scale = " + ".join(_format_number(term["scale"]) for term in terms)
     scale += " normalized" if row["normalize"] else ""
+    scale += f", modality {_modality(row)}" if row["modality_scale"] > 1 else ""
     return [
         (
             row["name"] + mark,
@@ -200,6 +207,10 @@ def preset_cells(row: Row) -> list[tuple[str, ...]]:
             _format_cfg(row),
         )
     ]
+
+
+def _modality(row: Row) -> str:
+    return _format_number(row["modality_scale"])
 
 
 def _bin_cells(entry: Row) -> tuple[str, ...]:

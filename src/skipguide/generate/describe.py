@@ -59,12 +59,14 @@ def describe_terms(request: GuidanceRequest) -> list[str]:
 def describe_guidance(content: ReadOnlyData) -> list[str]:
     """Describe the terms in the plain data of a complete request, as `describe_terms` does."""
     terms = content.get("terms", [])
-    stg = [term for term in terms if term.get("kind") != "slg"]
+    stg = [term for term in terms if term.get("kind", "stg") == "stg"]
     found = ["STG by noise level"] if content.get("schedule") else []
     found += _describe_alike(stg, bool(content.get("orthogonalize")))
     found += [f"SLG ({_what(term)})" for term in terms if term.get("kind") == "slg"]
     found += [_describe_nag(content["nag"])] if content.get("nag") else []
+    found += [_describe_modality(term) for term in terms if term.get("kind") == "modality"]
     found += ["restart"] if content.get("restart") else []
+    found += [f"skip_step {skipped}"] if (skipped := content.get("skip_step")) else []
     budget = content.get("budget")
     return found + ([] if budget is None else [f"budget {budget:g}"])
 
@@ -112,6 +114,13 @@ def _describe_alike(terms: Sequence[ReadOnlyData], orthogonal: bool) -> list[str
     return [*found[:-1], found[-1][:-1] + more + ")"]
 
 
+def _describe_modality(term: ReadOnlyData) -> str:
+    """ "modality 3", and in parentheses what is not usual about it."""
+    layers = ",".join(map(str, term.get("layers", ())))
+    more = f"{layers}{_how_and_when(term)}".removeprefix(", ")
+    return f"modality {_scale(term)}" + (f" ({more})" if more else "")
+
+
 def _scale(term: ReadOnlyData) -> str:
     scale = term.get("scale", 1.0)
     listed = scale if isinstance(scale, (list, tuple)) else [scale]
@@ -122,8 +131,11 @@ def _scale(term: ReadOnlyData) -> str:
 
 def _what(term: ReadOnlyData) -> str:
     """ "soft 0.5 2, normalized, 0.25-1": what is done to which layers, how, and when."""
-    found = " ".join(_what_words(term))
-    found += ", normalized" if term.get("normalize") else ""
+    return " ".join(_what_words(term)) + _how_and_when(term)
+
+
+def _how_and_when(term: ReadOnlyData) -> str:
+    found = ", normalized" if term.get("normalize") else ""
     start, stop = term.get("start") or 0.0, term.get("stop", 1.0)
     found += f", {start:g}-{stop:g}" if (start, stop) != (0.0, 1.0) else ""
     found += f", mask {Path(mask['file']).name}" if (mask := term.get("mask")) else ""

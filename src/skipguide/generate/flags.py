@@ -66,7 +66,8 @@ SCALE_AXES = {
 _SCHEDULE_CONFLICTS = {
     "layers": (), "random_share": None, **dict.fromkeys(SCALE_AXES, 0.0), "orthogonalize": False,
     "skip": "residual", "strength": None, "normalize": False, "every": 1, "start": 0.0, "stop": 1.0,
-    "rescale": 0.0, "slg_layers": None, "term": None, "mask": None,
+    "rescale": 0.0, "audio_rescale": None, "slg_layers": None, "term": None, "modality_scale": None,
+    "mask": None,
 }  # fmt: skip
 # What all terms that flags make share, and the defaults of STG().
 _SHARED = {
@@ -78,11 +79,8 @@ _SLG_SHARED = ("skip", "strength", "start", "stop")
 _PRESET_DEFAULTS = {
     "layers": (), "skip": "residual", "normalize": False, "start": 0.0, "stop": 1.0, "rescale": 0.0,
 }  # fmt: skip
-_NEUTRAL_DEFAULTS = {
-    "orthogonalize": False,
-    "every": 1,
-    "rescale_space": "prediction",
-}  # of no preset
+_NEUTRAL_DEFAULTS = {"orthogonalize": False, "every": 1}  # of no preset
+_NEUTRAL_SPACE = {"rescale_space": "prediction"}
 # As method/rule_table.py has them, which loads torch.
 RULE_NAMES = (
     "apg", "apg-mix", "c2fg", "cfg-zero", "fdg", "interval", "mambo-g", "rectified", "reuse", "tag",
@@ -155,12 +153,18 @@ class GuidanceFlags(BaseModel):
         "Layers that are skipped in the unconditional pass itself (Skip Layer Guidance). Without"
         " --layers or a scale there is no STG then.",
     )
+    modality_scale: float | None = _field(
+        "a finite number >= 1 (1 is off)",
+        "LTX-2: push away from the model whose video and sound do not see each other, by this scale"
+        " less 1; of the sound too. Its preset has 3.",
+        ge=1,
+    )
     term: Terms = _field(
         'a term and its parts, as in "layers=8,9 scale=1 skip=attention", or a list of them',
         "A term with parts of its own, once per term: 'layers=8,9 scale=1 skip=attention stop=0.5',"
-        " 'layers=4 scale=1,0.5,0' (one scale per step), 'kind=slg layers=9', 'weak=without-lora"
-        " scale=0.5' (the model without its LoRAs), 'weak=lora_1:0.3 scale=1' (the first --lora at"
-        " that scale).",
+        " 'layers=4 scale=1,0.5,0' (one scale per step), 'kind=slg layers=9',"
+        " 'kind=modality scale=3 audio_scale=2', 'weak=without-lora scale=0.5' (the model without"
+        " its LoRAs), 'weak=lora_1:0.3 scale=1' (the first --lora at that scale).",
     )
     schedule: Bins = _field(
         "a YAML file of bins, or a list of them",
@@ -178,6 +182,10 @@ class GuidanceFlags(BaseModel):
         '"prediction" or "data"',
         "Of what the deviation is: of predictions, or of estimates of the clean video.",
     )
+    audio_rescale: Share | None = _field(
+        "a number from 0 (off) to 1",
+        "The same as --rescale, of the sound, for models that make both (LTX-2).",
+    )
     cfg_rule: Rule = _field(
         f'one of {", ".join(RULE_NAMES)}, and its parts, as in "apg eta=0.2"',
         f"Instead of plain CFG: {', '.join(RULE_NAMES[:-1])} or {RULE_NAMES[-1]}, and its"
@@ -194,6 +202,12 @@ class GuidanceFlags(BaseModel):
         " and the weak passes are computed at as many steps as fit, and follow from the last ones"
         " in between.",
         gt=1,
+    )
+    skip_step: int | None = _field(
+        "a whole number >= 0",
+        "After each step that runs, steps in which the model does not run: the last estimate of the"
+        " video is gone towards again. 0 is off.",
+        ge=0,
     )
     restart: Restarts = _field(
         'an interval and its parts, as in "0.4:0.6 repeats=2" or "sigma=0.3:0.7"',
@@ -276,6 +290,11 @@ class GuidanceFlags(BaseModel):
         return any(getattr(self, name) for name in _MORE_TERMS)
 
     @property
+    def has_modality(self) -> bool:
+        """True if there is modality guidance."""
+        return (self.modality_scale or 1.0) > 1.0
+
+    @property
     def is_off(self) -> bool:
         """True if there is no STG by scale and layers: all given scales are 0, or other terms are
         given instead."""
@@ -351,13 +370,14 @@ def fill_in(flags: GuidanceFlags, preset: Preset | None) -> GuidanceFlags:
         name: getattr(preset, name) if preset else plain for name, plain in _PRESET_DEFAULTS.items()
     }
     found |= {**_fill_in_scales(flags, preset), **_NEUTRAL_DEFAULTS}
+    found |= _fill_in_sound(flags, preset)
     if flags.random_share is not None or flags.schedule is not None:
         found["layers"] = ()
     if flags.schedule is not None:
         found |= {**dict.fromkeys(SCALE_AXES, 0.0), **_PRESET_DEFAULTS}  # bins have their own
     if flags.is_off:
         found["normalize"] = False
-    if flags.is_off and not flags.replaces_cfg:
+    if flags.is_off and not (flags.replaces_cfg or flags.has_modality):
         found["rescale"] = 0.0  # there is nothing whose deviation it could pull back
     found["strength"] = perturbations.resolve_strength(flags.skip or found["skip"], flags.strength)
     given = flags.model_dump()
@@ -365,6 +385,20 @@ def fill_in(flags: GuidanceFlags, preset: Preset | None) -> GuidanceFlags:
     return read_flags(
         {**given, **{name: value for name, value in found.items() if given[name] is None}}
     )
+
+
+def _fill_in_sound(flags: GuidanceFlags, preset: Preset | None) -> PlainData:
+    """Return what a preset has beside layers and scales: the space of its rescaling where that is
+    the preset's, and modality guidance where the layers are."""
+    if preset is None or flags.is_off or flags.schedule is not None:
+        return dict(_NEUTRAL_SPACE)
+    space = preset.rescale_space if flags.rescale is None else "prediction"
+    found: PlainData = {"rescale_space": space}
+    if flags.rescale is None and preset.audio_rescale is not None:
+        found["audio_rescale"] = preset.audio_rescale
+    if flags.needs_preset and preset.modality_scale > 1:
+        found["modality_scale"] = preset.modality_scale
+    return found
 
 
 def _fill_in_scales(flags: GuidanceFlags, preset: Preset | None) -> dict[str, float]:
@@ -396,6 +430,7 @@ def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> Pla
         "restart": flags.restart,
         "budget": flags.budget,
         "exact": flags.exact,
+        "skip_step": flags.skip_step,
     }
     if flags.schedule is not None:
         return {**found, "schedule": flags.schedule}
@@ -411,9 +446,12 @@ def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> Pla
         own = (given or flags).said()
         parts = {name: own[name] for name in _SLG_SHARED if name in own}
         terms.append({"kind": "slg", "layers": list(flags.slg_layers), **parts})
+    if flags.has_modality:
+        terms.append({"kind": "modality", "scale": flags.modality_scale})
     terms += flags.term or ()
     acts = terms or flags.replaces_cfg  # a plan may have one rescale for all settings, CFG too
-    return {**found, "terms": terms, "rescale": flags.rescale if acts else 0.0}
+    rescaling = {"rescale": flags.rescale, "audio_rescale": flags.audio_rescale} if acts else {}
+    return {**found, "terms": terms, "rescale": 0.0, **rescaling}
 
 
 def from_guidance(content: ReadOnlyData) -> PlainData | None:
@@ -428,10 +466,13 @@ def from_guidance(content: ReadOnlyData) -> PlainData | None:
         return None
     found: PlainData = {
         "layers": [], **dict.fromkeys(SCALE_AXES, 0.0), **_SHARED, **_NEUTRAL_DEFAULTS,
-        "rescale": 0.0,
+        **_NEUTRAL_SPACE, "rescale": 0.0,
     }  # fmt: skip
-    same = ("rescale", "rescale_space", "orthogonalize", "schedule", "nag", "restart", "budget")
-    found |= {name: content[name] for name in (*same, "exact") if name in content}
+    same = (
+        "rescale", "rescale_space", "orthogonalize", "schedule", "nag", "restart", "budget",
+        "exact", "audio_rescale", "skip_step",
+    )  # fmt: skip
+    found |= {name: content[name] for name in same if name in content}
     if "cfg" in content:
         found["cfg_rule"] = content["cfg"]
     if any("seed" in entry for entry in content.get("schedule", ())):

@@ -190,9 +190,7 @@ def negative_prompt_note(settings: GenerationSettings, model: str) -> str:
         )
     else:
         why = f"is off with guidance_scale={scale:g}"
-        advice = (
-            "Set --guidance-scale above 1 where the model is not distilled, use --nag 5, or"
-        )
+        advice = "Set --guidance-scale above 1 where the model is not distilled, use --nag 5, or"
     return (
         f"the negative prompt {settings.negative_prompt!r} has no effect: it is what CFG leads away"
         f" from, and CFG {why}. {advice} leave the negative prompt out."

@@ -162,7 +162,7 @@ def combine_guidance(block: Any, flags: ReadOnlyData) -> Any:
     same = {
         "rescale": "rescale", "rescale_space": "rescale_space", "orthogonalize": "orthogonalize",
         "cfg_rule": "cfg", "nag": "nag", "restart": "restart", "budget": "budget",
-        "exact": "exact",
+        "exact": "exact", "audio_rescale": "audio_rescale", "skip_step": "skip_step",
     }  # fmt: skip
     others = [name for name in flags if name not in same]
     if others:

@@ -175,6 +175,7 @@ def _without_neutral_terms(request: GuidanceRequest) -> GuidanceRequest:
         terms=tuple(terms),
         orthogonalize=request.orthogonalize and several,
         rescale=request.rescale if terms or request.replaces_cfg else 0.0,
+        audio_rescale=request.audio_rescale if terms or request.replaces_cfg else None,
     )
 
 
@@ -190,7 +191,9 @@ def words_of_flags(settings: GenerationSettings, pipe: Pipeline) -> PlainData | 
     source = choose_preset(settings, pipe)
     given = GuidanceFlags() if source.guidance is None else source.guidance
     if isinstance(given, GuidanceFlags) and not given.has_more_terms:
-        return flags.fill_in(given, source.row).said()
+        filled = flags.fill_in(given, source.row)
+        if not filled.has_modality:
+            return filled.said()
     request = resolve_guidance(source.guidance, source.row)
     return flags.from_guidance(request.to_dict())
 

@@ -324,6 +324,8 @@ def _call_pipeline(
     if (fps := pipeline_argument("fps", pipe)) in parameters and settings.fps is not None:
         call[fps] = int(settings.fps) if settings.fps.denominator == 1 else float(settings.fps)
     call |= {name: off for name, off in _DISABLED_PIPELINE_GUIDANCE.items() if name in parameters}
+    if "audio_guidance_scale" in parameters and (settings.guidance_scale or 0) <= 1:
+        call["audio_guidance_scale"] = 1.0  # else the sound's own, 7, would switch CFG on
     _check_call(type(pipe).__name__, call, parameters)
     try:
         with (

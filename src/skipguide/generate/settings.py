@@ -181,9 +181,11 @@ def uses_guidance(settings: GenerationSettings) -> bool:
     """Return whether there is anything beside plain CFG, or may be from a preset."""
     guidance = GuidanceFlags() if settings.guidance is None else settings.guidance
     if isinstance(guidance, GuidanceFlags):
-        extras = (guidance.cfg_rule, guidance.nag, guidance.restart, guidance.budget)
-        others = guidance.has_more_terms or guidance.schedule or any(extras)
-        return _asks_for_stg(guidance, settings.preset) or bool(others)
+        extras = (
+            guidance.cfg_rule, guidance.nag, guidance.restart, guidance.schedule, guidance.budget,
+            guidance.has_modality, guidance.skip_step,
+        )  # fmt: skip
+        return _asks_for_stg(guidance, settings.preset) or guidance.has_more_terms or any(extras)
     return isinstance(guidance, dict) or not guidance.is_plain
 
 

@@ -67,6 +67,9 @@ PERTURBATIONS = {
     ),
 }  # fmt: skip
 
+# The weak model of `Modality`, which is no kind of `skip`: video and sound do not see each other.
+ISOLATION = "isolation"
+
 # What a family may lack, and the reason it gives.
 MISSING_TRAIT_REASONS = {
     "attention": "its attention has no map that could be another one",
@@ -109,7 +112,7 @@ def resolve_strength(skip: str, strength: float | None) -> float | None:
 
     None stands for no strength, and for an infinite one.
     """
-    number = PERTURBATIONS[skip].strength
+    number = None if skip == ISOLATION else PERTURBATIONS[skip].strength
     if number is None:
         return None
     found = number.default if strength is None else strength

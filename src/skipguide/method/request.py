@@ -9,7 +9,9 @@ everything that has its default is left out:
       - {layers: {random: 0.1}, scale: 0.25}            # other layers at every step
       - {kind: slg, layers: [9]}                        # Skip Layer Guidance
       - {weak: without-lora, scale: 0.5}                # AutoLoRA, or {lora: name, scale: 0.3}
+      - {kind: modality, scale: 3.0, audio_scale: 2.0}  # of LTX-2
     rescale: 0.7
+    audio_rescale: 1.0
     cfg: {name: apg, eta: 0.2}
     nag: {scale: 5.0, stop: 0.5}                        # away from the negative prompt
     restart: [{window: [0.4, 0.6], repeats: 2}]
@@ -29,15 +31,15 @@ from skipguide.method.masks import PushMask
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.method.restart import Restart
 from skipguide.method.reuse import Reuse
-from skipguide.method.terms import NAG, SLG, STG, Bin, Random, Schedule
+from skipguide.method.terms import NAG, SLG, STG, Bin, Modality, Random, Schedule
 
 Term = STG | SLG
 
 CFG_RULES: dict[str, type[cfg_rules.CFGRule]] = {row.name: row.kind for row in rule_table.ROWS}
 PLAIN_RULES = (cfg_rules.Interval, cfg_rules.CFGReuse)  # they leave the formula of CFG as it is
-TERM_KINDS: dict[str, type[Term]] = {"stg": STG, "slg": SLG}
+TERM_KINDS: dict[str, type[Term]] = {"stg": STG, "slg": SLG, "modality": Modality}
 # Of no consequence for what is computed.
-_NOT_PLAIN = ("source", "preset_rescale")
+_NOT_PLAIN = ("source", "preset_rescale", "preset_options")
 _ALWAYS_WRITTEN = ("layers", "scale", "sigma")
 _TUPLES = ("sigma", "window", "gains")  # parts that are lists in plain data
 
@@ -58,6 +60,9 @@ class GuidanceRequest:
         budget: forward passes a step, above 1; None computes everything at every step.
         exact: whether [uncond, cond] runs in halves, which makes results bit-equal.
         nag: guides attention by the negative prompt.
+        audio_rescale: phi of the sound; None is the same as `rescale`.
+        replace_own: whether the guidance of the pipeline's own is switched off.
+        skip_step: after each step that runs so many take its estimate of the clean data again.
 
     Raises:
         ValueError: for a number or a name out of range, and for parts that exclude each other.
@@ -74,6 +79,9 @@ class GuidanceRequest:
     budget: float | None = None
     exact: bool = True
     nag: NAG | None = None
+    audio_rescale: float | None = None
+    replace_own: bool = False
+    skip_step: int = 0
 
     def __post_init__(self) -> None:
         if self.cfg is not None and not isinstance(self.cfg, cfg_rules.CFGRule):
@@ -87,15 +95,14 @@ class GuidanceRequest:
                 f'rescale_space must be "prediction" or "data", but got {self.rescale_space!r}.'
                 " Choose one of them."
             )
-        if self.rescale and self.schedule is not None:
+        if self.audio_rescale is not None:
+            validate.check_number("audio_rescale", self.audio_rescale, 0.0, 1.0, "0 is off")
+        for name in ("rescale", "audio_rescale"):
+            self._check_rescale(name, getattr(self, name))
+        if not isinstance(self.replace_own, bool):
             raise ValueError(
-                f"rescale={self.rescale!r} cannot be combined with a Schedule. Set rescale on each"
-                " Bin instead."
-            )
-        if self.rescale and not self.terms and not self.replaces_cfg:
-            raise ValueError(
-                "rescale acts on steps with a term or a CFG rule, but got"
-                f" {self.rescale!r} without any. Add a term, or leave rescale out."
+                f"replace_own must be True or False, but got {self.replace_own!r}. Leave it out, or"
+                " pass True to switch guidance of the pipeline's own off."
             )
         if not isinstance(self.exact, bool):
             raise ValueError(
@@ -105,6 +112,31 @@ class GuidanceRequest:
         self._check_orthogonalize()
         self._check_budget()
         self._check_nag()
+        self._check_skip_step()
+
+    def _check_skip_step(self) -> None:
+        validate.check_integer("skip_step", self.skip_step, 0, "Leave it out for 0.")
+        zero = isinstance(self.cfg, cfg_rules.CFGZero) and self.cfg.zero_steps > 0
+        others = {"a budget": self.budget is not None, "restart": bool(self.restart),
+                  "CFGZero with zero_steps above 0": zero, "NAG": self.nag is not None}  # fmt: skip
+        beside = [name for name, on in others.items() if on]
+        if self.skip_step and beside:
+            raise ValueError(
+                "skip_step leaves out whole steps, so that it does not go together with"
+                f" {' and '.join(beside)}. Leave one of them out."
+            )
+
+    def _check_rescale(self, name: str, phi: float | None) -> None:
+        if phi and self.schedule is not None:
+            raise ValueError(
+                f"{name}={phi!r} cannot be combined with a Schedule. Set rescale on each Bin"
+                " instead."
+            )
+        if phi and not self.terms and not self.replaces_cfg:
+            raise ValueError(
+                f"{name} acts on steps with a term or a CFG rule, but got {phi!r} without any. Add"
+                f" a term, or leave {name} out."
+            )
 
     def _check_budget(self) -> None:
         if self.budget is None:
@@ -178,13 +210,14 @@ class GuidanceRequest:
             not self.terms
             and self.schedule is self.cfg is self.budget is self.nag is None
             and not self.restart
+            and not self.skip_step
         )
 
     @property
     def data_space_features(self) -> str:
         """The parts that need estimates of the clean video, for errors; "" if none does."""
         phis = (
-            [self.rescale]
+            [self.rescale, self.audio_rescale]
             if self.schedule is None
             else [entry.rescale for entry in self.schedule.bins]
         )
@@ -195,6 +228,7 @@ class GuidanceRequest:
             'rescaling in the space of the data (rescale_space="data")': (
                 self.rescale_space == "data" and any(phis)
             ),
+            "skip_step": self.skip_step > 0,
         }
         return " and ".join(name for name, on in named.items() if on)
 
@@ -221,6 +255,9 @@ class GuidanceRequest:
             "share_prefix": self.share_prefix,
             "budget": self.budget,
             "exact": self.exact,
+            "audio_rescale": self.audio_rescale,
+            "replace_own": self.replace_own,
+            "skip_step": self.skip_step,
         }
         terms = list(self.terms) if self.schedule is None else [self.schedule]
         return [*terms, *([] if self.nag is None else [self.nag])], options
@@ -240,12 +277,13 @@ class GuidanceRequest:
             found["rescale"] = float(self.rescale)
         for name, default in (
             ("rescale_space", "prediction"), ("orthogonalize", False), ("share_prefix", True),
-            ("exact", True),
+            ("exact", True), ("replace_own", False), ("skip_step", 0),
         ):  # fmt: skip
             if getattr(self, name) != default:
                 found[name] = getattr(self, name)
-        if self.budget is not None:
-            found["budget"] = float(self.budget)
+        for name in ("budget", "audio_rescale"):
+            if getattr(self, name) is not None:
+                found[name] = float(getattr(self, name))
         if self.cfg is not None:
             name = next(name for name, kind in CFG_RULES.items() if type(self.cfg) is kind)
             found["cfg"] = {"name": name, **_to_plain(self.cfg)}
@@ -321,7 +359,7 @@ def _read_each(rows: Sequence[Any], read: Callable[[Any], Any]) -> tuple[Any, ..
 
 
 def read_term(row: ReadOnlyData) -> Term:
-    """Read a term: STG, unless it says `kind: slg`.
+    """Read a term: STG, unless it says `kind: slg` or `kind: modality`.
 
     Raises:
         ValueError: for an unknown kind or name, or a value out of range.
@@ -335,11 +373,12 @@ def read_term(row: ReadOnlyData) -> Term:
     kind = row.get("kind", "stg")
     if not isinstance(kind, str) or kind not in TERM_KINDS:
         problems.messages.append(
-            f"kind of a term must be stg or slg, but got {kind!r}. Leave it out."
+            f"kind of a term must be one of {', '.join(TERM_KINDS)}, but got {kind!r}. Leave it"
+            " out for stg."
         )
         kind = "stg"  # which has all parts that a term may have
     parts = {name: value for name, value in row.items() if name != "kind"}
-    if not parts.get("layers") and parts.get("weak") is None:
+    if not parts.get("layers") and parts.get("weak") is None and kind != "modality":
         known = ["kind", *_part_names(TERM_KINDS[kind])]
         meant = validate.find_misspelt("layers", parts, known)
         advice = "Did you mean 'layers'?" if meant else "Write {layers: [8], scale: 1.0}."
@@ -409,7 +448,8 @@ def _listed(value: Any, first: str) -> tuple[Any, ...]:
 
 def _part_names(kind: Any) -> list[str]:
     """Return the parts that a term, a bin, a rule or a restart has in plain data."""
-    return [field.name for field in dataclasses.fields(kind) if field.name not in _NOT_PLAIN]
+    unused = {*_NOT_PLAIN, *getattr(kind, "FOREIGN_ARGUMENTS", ())}
+    return [field.name for field in dataclasses.fields(kind) if field.name not in unused]
 
 
 def _required_parts(kind: Any) -> list[str]:
@@ -492,8 +532,8 @@ def _term_to_plain(term: Term) -> PlainData:
             "a term with weak= holds a model, which cannot be written down. Use guide() from"
             " Python."
         )
-    kind = {"kind": "slg"} if isinstance(term, SLG) else {}
-    return {**kind, **_to_plain(term)}
+    kind = next(name for name, kind in TERM_KINDS.items() if type(term) is kind)
+    return {**({} if kind == "stg" else {"kind": kind}), **_to_plain(term)}
 
 
 def _to_plain(made: Any) -> PlainData:
@@ -524,7 +564,8 @@ def _plain_value(value: Any, type_name: str) -> Any:
 
 
 def _seeded(entry: Any, seed: int) -> Any:
-    return dataclasses.replace(entry, seed=seed) if entry.seed == 0 else entry
+    drawn = entry.seed == 0 and not isinstance(entry, Modality)
+    return dataclasses.replace(entry, seed=seed) if drawn else entry
 
 
 # --- what guide() was given -----------------------------------------------------------------------
@@ -582,3 +623,20 @@ def active_bins(schedule: Schedule) -> list[Bin]:
 def published_rescale(terms: Sequence[Term]) -> float:
     """Return phi as it was published with a preset; 0 without one."""
     return max((term.preset_rescale for term in terms if isinstance(term, STG)), default=0.0)
+
+
+def fill_in_published(terms: Sequence[Term], given: ReadOnlyData) -> PlainData:
+    """Return arguments of guide() with what was published with a preset in the place of None.
+
+    A rescaling that was given is that of the sound too, unless that one was given as well.
+
+    Args:
+        given: `rescale`, `audio_rescale`, `rescale_space`, `replace_own`.
+    """
+    found: PlainData = {"rescale_space": "prediction", "replace_own": False}
+    for term in terms:
+        found |= term.preset_options if isinstance(term, STG) else {}
+    if given["rescale"] is not None:
+        found.pop("audio_rescale", None)
+    found["rescale"] = published_rescale(terms)
+    return {**given, **found, **{name: given[name] for name in given if given[name] is not None}}

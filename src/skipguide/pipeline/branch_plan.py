@@ -119,6 +119,11 @@ def check_request(request: GuidanceRequest) -> None:
             "parallel= runs c and u side by side, but RectifiedCFG computes u where c leads. Leave"
             " one of the two out."
         )
+    if request.skip_step:
+        raise ValueError(
+            "parallel= divides the passes of a step, but skip_step leaves whole ones out. Leave one"
+            " of the two out."
+        )
     if not request.exact:
         raise ValueError(
             "parallel= gives each pass to one process, but exact=False puts several into one"

@@ -71,7 +71,7 @@ def after_later_call(
     is_uncond = step.calls_done == 2 and step.has_uncond_call
     if step.combination in (Combination.GUIDER, Combination.UNGUIDED):
         return found
-    if step.combination is Combination.ZERO or (
+    if step.combination in (Combination.ZERO, Combination.HELD) or (
         is_uncond and step.combination is Combination.COND_ONLY
     ):
         return step.returned

@@ -18,7 +18,7 @@ from skipguide.families.schema import Family
 from skipguide.method import cfg_rules
 from skipguide.method.request import (
     GuidanceRequest,
-    published_rescale,
+    fill_in_published,
     take_nag,
     unpack_terms,
 )
@@ -42,7 +42,7 @@ def guide(
     pipe: Any,
     *terms: Term | NAG | Schedule | Sequence[Term | NAG],
     rescale: float | None = None,
-    rescale_space: str = "prediction",
+    rescale_space: str | None = None,
     orthogonalize: bool = False,
     cfg: cfg_rules.CFGRule | None = None,
     restart: Restart | Sequence[Restart] | None = None,
@@ -50,6 +50,9 @@ def guide(
     budget: float | None = None,
     exact: bool = True,
     parallel: Any = None,
+    audio_rescale: float | None = None,
+    replace_own: bool | None = None,
+    skip_step: int = 0,
 ) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
@@ -57,13 +60,15 @@ def guide(
 
     Args:
         pipe: an unmodified diffusers pipeline of a known family.
-        terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one
-            Schedule. Beside them, or alone, a NAG, which guides attention by the negative prompt.
-            A list or tuple of terms, such as a preset of several, stands for its entries.
+        terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; Modality
+            for LTX-2; or one Schedule. Beside them, or alone, a NAG, which guides attention by the
+            negative prompt. A list or tuple of terms, such as a preset of several, stands for its
+            entries.
         rescale: phi in [0, 1] (Algorithm 4), per sample, at steps with a term or a rule; 0 is off.
             None is 0, or what was published with a preset.
         rescale_space: "prediction", as the paper's code has it, or "data": the deviations are those
-            of the estimates of the clean video that c and D are, as in LTX-2's and ComfyUI's code.
+            of the estimates of the clean video (and sound) that c and D are, as in LTX-2's and
+            ComfyUI's code. None is "prediction", or what was published with a preset.
         orthogonalize: each STG term loses its components along those before it, in the order given
             (Eq. 21), per sample and output. A term that is parallel to those before it vanishes; a
             zero one takes nothing away. The paper found no gain in it.
@@ -88,6 +93,15 @@ def guide(
         parallel: a process group of torch.distributed, or one dimension of a DeviceMesh, whose
             processes divide the passes of a step among them (docs/parallel.md). All of them call
             this, and then the pipeline, with the same arguments.
+        audio_rescale: phi of the sound, for models that make both; None is the same as `rescale`,
+            or what was published with a preset.
+        replace_own: switch off the guidance that a pipeline has of its own beside CFG (LTX-2's STG,
+            modality guidance and rescaling), which is on unless its call says otherwise. False adds
+            to it, with a warning. None is False, or True with a preset that stands for all of it.
+        skip_step: after each step that runs, in so many steps the model does not run at all, and
+            the last estimate of the clean video (and sound) is gone towards once more: LTX-2's
+            `skip_step`, for both at once. Unlike `every`, which keeps c - p and computes c. An
+            approximation.
 
     Returns:
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks
@@ -105,22 +119,31 @@ def guide(
     family, restarts = lookup.family_of(pipe), to_restarts(restart)
     others, nag = take_nag(terms)
     schedule, single = unpack_terms(
-        others, allow_empty=bool(restarts) or not (cfg is budget is nag is None)
+        others, allow_empty=bool(restarts or skip_step) or not (cfg is budget is nag is None)
     )
-    phi = published_rescale(single) if rescale is None else rescale
+    of_preset = fill_in_published(
+        single,
+        {
+            "rescale": rescale,
+            "audio_rescale": audio_rescale,
+            "rescale_space": rescale_space,
+            "replace_own": replace_own,
+        },
+    )
     request = GuidanceRequest(
         single,
         schedule,
-        phi,
-        rescale_space,
-        orthogonalize,
-        cfg,
-        restarts,
-        share_prefix,
-        budget,
-        exact,
-        nag,
+        **of_preset,
+        orthogonalize=orthogonalize,
+        cfg=cfg,
+        restart=restarts,
+        share_prefix=share_prefix,
+        budget=budget,
+        exact=exact,
+        nag=nag,
+        skip_step=skip_step,
     )
+    _check_request(pipe, family, request)
     _check_weak_models(pipe, family, single)
     _check_rule(family, cfg)
     check_unguided(pipe, family)
@@ -155,6 +178,25 @@ def _check_rule(family: Family, rule: cfg_rules.CFGRule | None) -> None:
         raise ValueError(
             "FDG needs predictions with a height and a width, but those of a"
             f" {family.model} are rows of tokens. Use another rule."
+        )
+
+
+def _check_request(pipe: Any, family: Family, request: GuidanceRequest) -> None:
+    """Reject what is for other models: with sound, of blocks, or with guidance of their own."""
+    if request.audio_rescale is not None and "audio" not in family.outputs:
+        raise ValueError(
+            f"audio_rescale is for models that make sound, but {family.name} makes none. Leave it"
+            " out."
+        )
+    if request.skip_step and family.unet is not None:
+        raise ValueError(
+            f"skip_step leaves blocks of a transformer out, but {family.name} has a UNet. Use"
+            " every= or a budget."
+        )
+    if request.replace_own and not lookup.call_convention_of(pipe).own_guidance:
+        raise ValueError(
+            "replace_own is for pipelines with guidance of their own beside CFG (LTX-2), but a"
+            f" {type(pipe).__name__} has none. Leave it out."
         )
 
 
@@ -211,6 +253,7 @@ class Guide(GuidedCalls):
             hook.remove()
         self._hooks = []
         self._guider_formula.remove()
+        self._own_guidance.restore()
         if self._restart_controller is not None:
             self._restart_controller.remove()
         self._step = self._timesteps = None  # tensors among them

@@ -45,6 +45,7 @@ from skipguide.pipeline.corrector import Corrector
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
 from skipguide.pipeline.loop import PipelineLoop
+from skipguide.pipeline.own_guidance import OwnGuidance
 from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.run import RunState
 from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep, PassCounts
@@ -85,6 +86,7 @@ class GuidedCalls:
         self._run.layout = family.latent_layout
         self._guider_formula = GuiderFormula(self._add_to_guider)
         self._corrector: Corrector | None = None  # of this run, for a RectifiedCFG
+        self._own_guidance = OwnGuidance(pipe, request.replace_own)
         self.plan: BudgetPlan | None = None  # of the last run with a budget
         self._step: GuidedStep | None = None
         self._timesteps: Tensor | None = None  # of the run: schedulers make new ones for each
@@ -127,6 +129,8 @@ class GuidedCalls:
                 guided.begin_negative_step(active)
             patches = guided.recording_patches(active, in_batch=step.keeps_batch)
             self._undo = patching.apply_patches(patches)
+        if step.calls_done == 0 and step.combination is Combination.HELD:
+            self._undo = patching.apply_patches(guided.idle_patches())
         if step.calls_done == 1 and step.has_uncond_call:
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
         if self._separates_contexts(guided):
@@ -168,7 +172,7 @@ class GuidedCalls:
     def _context_name(self, guided: GuidedDenoiser, step: GuidedStep) -> str:
         """Return the context of a call of the pipeline's; "" for guidance of its own."""
         if step.calls_done == 0:
-            return COND
+            return UNREAD if step.combination is Combination.HELD else COND
         if step.calls_done > 1 or not step.has_uncond_call:
             return ""
         is_unread = step.leaves_out_uncond or step.us is not None
@@ -207,6 +211,7 @@ class GuidedCalls:
         if not same_run and not step.has_cfg:
             self._log_price(guided)
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
+        self._own_guidance.settle(frame, bool(step.active_terms))
         self._loop.add_calls(step, frame)
         step.choose_batch(self.request.exact, always_split=split or step.has_nag)
         if step.combination is Combination.GUIDER:
@@ -250,6 +255,7 @@ class GuidedCalls:
 
     def _begin_run(self) -> None:
         self._input_spec_set = False
+        self._own_guidance.begin_run()
         self._loop.begin_run()
         self._run.begin_run()
         self._corrector = self._make_corrector()
@@ -328,7 +334,7 @@ class GuidedCalls:
         masks = guided.push_masks(step.active_terms, step.c)
         step.compute_push(weaks, self.request.orthogonalize, channels, masks)
         del weaks
-        if guided.watch.repeat_is_due:
+        if guided.watch.repeat_is_due and step.combination is not Combination.HELD:
             self._repeat_cond_pass(guided, step, *call)
         guided.clear_prefix()  # before the other half takes its memory
         if self._corrector is not None and step.rule is not None:

@@ -50,6 +50,20 @@ class GuiderLoop:
     def _find_owner(self) -> Any:
         return call_frame.find_guider_owner(self._guider)
 
+    # No properties with the names of components: the frames of this object are searched for those.
+
+    def find_video_guider(self) -> Any:
+        """Return what runs the passes of this guider, LTX-2's audio guider; None for others."""
+        found = self._find_owner()
+        is_audio = found is not None and getattr(found[0], "audio_guider", None) is self._guider
+        return found[0].guider if found is not None and is_audio else None
+
+    def find_audio_guider(self) -> Any:
+        """Return the audio guider whose passes this one runs too; None without one."""
+        found = self._find_owner()
+        audio = None if found is None else getattr(found[0], "audio_guider", None)
+        return None if audio is self._guider else audio
+
     def check(self) -> None:
         """Check the timesteps of the run, and what only LTX-2's Modular pipelines have: an audio
         guider and estimates of the data.
@@ -84,7 +98,23 @@ class GuiderLoop:
                 ' a budget or every="auto" is decided by each of them for itself. Write a share,'
                 " such as every=0.5."
             )
-        if audio is guider and not guider.has_passes_of(found[0].guider):
+        self._check_pair(found[0], audio)
+
+    def _check_pair(self, owner: Any, audio: Any) -> None:
+        """Check that the two guiders of LTX-2 can share the passes of a step."""
+        guider, name = self._guider, type(owner).__name__
+        if audio is owner.guider is guider:
+            raise ValueError(
+                f"the two guiders of {name} each keep the state of a run, but they are one and the"
+                " same SkipGuidance. Give it another one: audio_guider=guider.new()."
+            )
+        if audio is not guider and getattr(audio, "stg_scale", 0):
+            raise ValueError(
+                f"the STG of an audio_guider runs with the blocks of the guider of {name}, but that"
+                f" one is a SkipGuidance, and the {type(audio).__name__} beside it has"
+                f" stg_scale={audio.stg_scale:g}. Put a SkipGuidance of the same terms there."
+            )
+        if audio is guider and not guider.has_passes_of(owner.guider):
             raise ValueError(
                 "an audio_guider gets the weak passes that the pipeline's guider makes, but the two"
                 " skip different layers. Give both the same terms; only their scales may differ."
@@ -108,7 +138,11 @@ class GuiderLoop:
         """Return none: Modular pipelines of two denoisers have a guider for each."""
         return []
 
-    def latents(self, shape: Sequence[int]) -> Tensor | None:
+    def scheduler_of(self, output: int) -> Any:
+        """Return the scheduler of the pipeline: a guider has one output."""
+        return self.scheduler
+
+    def latents(self, shape: Sequence[int], output: int = 0) -> Tensor | None:
         """Return the noisy latents of the running loop, of a pipeline or of a Modular one's
         state."""
         found = self._find_owner()

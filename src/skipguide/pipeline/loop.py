@@ -3,7 +3,6 @@ steps."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -18,7 +17,6 @@ from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.step import Combination, GuidedStep
 
 Tensor = torch.Tensor
-_log = logging.getLogger("skipguide")
 
 
 class PipelineLoop:
@@ -31,7 +29,6 @@ class PipelineLoop:
     def __init__(self, pipe: Pipeline, restart_controller: RestartController | None = None):
         self.pipe, self.restart_controller = pipe, restart_controller
         self.family, self.calls = lookup.family_of(pipe), lookup.call_convention_of(pipe)
-        self._warned = False  # in this run
 
     @property
     def owner(self) -> str:
@@ -59,7 +56,6 @@ class PipelineLoop:
             ValueError: for timesteps that are no numbers.
             RuntimeError: for restarts on another scheduler, or that come too late.
         """
-        self._warned = False
         noise_levels.check_timesteps(self.pipe.scheduler, self.owner)
         restarts, scheduler = self.restart_controller, self.pipe.scheduler
         if restarts is not None and restarts.scheduler is not scheduler:
@@ -181,10 +177,9 @@ class PipelineLoop:
         if own and step.has_nag:
             raise ValueError(
                 f"NAG guides the passes of c, but the {self.owner} has guidance of its own on"
-                f" ({own[0]}), whose passes would be without it. Pass stg_scale=0,"
-                " audio_stg_scale=0, modality_scale=1, audio_modality_scale=1, or leave NAG out."
+                f" ({own[0]}), whose passes would be without it. Pass replace_own=True to guide(),"
+                " or leave NAG out."
             )
-        self._warn_of_own_stg(own, step)
         rescaled = [
             name
             for name in self.calls.rescale_names
@@ -195,6 +190,13 @@ class PipelineLoop:
                 "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation"
                 f" to rescale, but the pipeline's own {rescaled[0]} is on. Pass {rescaled[0]}=0, or"
                 " write CFGZero(zero_steps=0)."
+            )
+        kept = step.is_kept or step.combination is Combination.HELD
+        if kept and (own or rescaled):
+            raise ValueError(
+                "skip_step goes towards the same estimate again, to which the pipeline's own"
+                f" guidance would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True,"
+                " or switch it off in the call."
             )
         by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(self.pipe.guider)
         step.choose_combination(step.has_cfg and bool(rescaled), by_guider)
@@ -208,6 +210,8 @@ class PipelineLoop:
             batched or not self.family.unet
         )
         step.num_passes = (2 if step.has_cfg and not unneeded else 1) + len(own)
+        if step.combination is Combination.HELD:
+            step.num_passes = 0
 
     def _check_formula(self, step: GuidedStep, frame: FrameType) -> None:
         flag = self.calls.unsupported_flag
@@ -221,17 +225,6 @@ class PipelineLoop:
         interval = step.leaves_out_uncond
         if self.calls.cfg_mode == "guider" and (replaced or interval):
             compat.check_plain_guider(self.pipe.guider)
-
-    def _warn_of_own_stg(self, own: Sequence[str], step: GuidedStep) -> None:
-        """Tell once a run that STG of ours is added to STG of the pipeline's own."""
-        if step.active_terms and "do_spatio_temporal_guidance" in own and not self._warned:
-            self._warned = True
-            _log.warning(
-                "this %s has STG of its own on, and skipguide's is added to it. For the latter"
-                " alone pass stg_scale=0, audio_stg_scale=0 (and guidance_rescale=0,"
-                " audio_guidance_rescale=0 where guide() rescales).",
-                self.owner,
-            )
 
     def cfg_may_follow(self) -> bool:
         """Return whether a guider has CFG in a window of the run."""
@@ -262,9 +255,21 @@ class PipelineLoop:
             :outputs
         ]
 
-    def latents(self, shape: Sequence[int]) -> Tensor | None:
-        """Return the latents of the running call that have this shape."""
-        return call_frame.find_tensor(self.pipe, "latents", shape)
+    def latents(self, shape: Sequence[int], output: int = 0) -> Tensor | None:
+        """Return the latents of an output in the running call, if they have this shape."""
+        names = ("latents", *self.calls.audio_names[:1])
+        if output >= len(names):
+            return None
+        return call_frame.find_tensor(self.pipe, names[output], shape)
+
+    def scheduler_of(self, output: int) -> Any:
+        """Return the scheduler of the latents of an output; sound may have a copy of its own."""
+        if output == 0 or not self.calls.audio_names:
+            return self.pipe.scheduler
+        frame = call_frame.find_call_frame(self.pipe)
+        assert frame is not None  # a run is asked in its call only
+        # the component of that name may be None, and the call then makes a copy
+        return frame.f_locals[self.calls.audio_names[1]]
 
 
 def is_cfg_on(pipe: Pipeline, calls: CallConvention, frame: FrameType) -> bool:

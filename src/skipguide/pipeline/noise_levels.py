@@ -218,5 +218,20 @@ def data_coefficients(
     return 1 / (level**2 + 1), -level / math.sqrt(level**2 + 1)
 
 
+def all_data_coefficients(scheduler: Scheduler, what: str) -> list[tuple[float, float]]:
+    """Return `data_coefficients` at each timestep of a run: one transfer from the device.
+
+    Args:
+        what: what needs them, for errors.
+
+    Raises:
+        ValueError: for a scheduler of which they are not known.
+    """
+    scheduler_kind(scheduler, what)
+    before, _ = noise_levels(scheduler)
+    kind = scheduler_kind_in_run(scheduler, max(before), what)
+    return [data_coefficients(scheduler, kind, level, what) for level in before]
+
+
 def _noise_coefficient(level: float) -> float:
     return 1.0 if level == math.inf else level / math.sqrt(1 + level**2)

@@ -60,8 +60,13 @@ class Loop(Protocol):
         """Return the steps at which the run goes on with another denoiser."""
         ...
 
-    def latents(self, shape: Sequence[int]) -> Tensor | None:
-        """Return the noisy latents of the step if they have this shape, else None."""
+    def latents(self, shape: Sequence[int], output: int = 0) -> Tensor | None:
+        """Return the noisy latents of the step for an output of the denoiser if they have this
+        shape, else None."""
+        ...
+
+    def scheduler_of(self, output: int) -> Any:
+        """Return the scheduler of the latents of an output."""
         ...
 
     def cfg_may_follow(self) -> bool:
@@ -86,9 +91,11 @@ class RunState:
         self._had_cfg = False  # so far in this run
         self._had_nag = False  # at the last step
         self._sigmas: list[float] = []  # per step, for a schedule
-        self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
+        # Per output and timestep, where data is used.
+        self._data_coefficients: list[list[tuple[float, float]]] = []
         self._times: list[float] = []  # t / t_max per timestep, where a rule needs it
         self._momentum: dict[int, cfg_formulas.MomentumBuffer] = {}  # of the rule, per output
+        self._kept_data: tuple[Tensor, ...] = ()  # per output, for steps that do not run
         self.differences = RunDifferences(request, loop, self._guided_steps, self._bin_scale)
         self._effective = set[tuple[GuidedDenoiser, int]]()  # terms that changed something
 
@@ -121,7 +128,7 @@ class RunState:
 
     def forget_history(self) -> None:
         """Forget what is kept from step to step, as at another noise level."""
-        self._momentum = {}
+        self._momentum, self._kept_data = {}, ()
         self.differences.forget()
 
     def _check_noise_levels(self) -> None:
@@ -164,16 +171,14 @@ class RunState:
                 " CFGZero(zero_steps=0)."
             )
 
-    def _find_data_coefficients(self) -> list[tuple[float, float]]:
-        """Return (a, b) of x_0 = a x + b F per timestep: one transfer from the device per run."""
+    def _find_data_coefficients(self) -> list[list[tuple[float, float]]]:
+        """Return (a, b) of x_0 = a x + b F per output and timestep: a transfer from the device for
+        each output, once a run."""
         what = self.request.data_space_features
         if not what:
             return []
-        scheduler = self.loop.scheduler
-        noise_levels.scheduler_kind(scheduler, what)
-        before, _ = noise_levels.noise_levels(scheduler)
-        kind = noise_levels.scheduler_kind_in_run(scheduler, max(before), what)
-        return [noise_levels.data_coefficients(scheduler, kind, level, what) for level in before]
+        schedulers = [self.loop.scheduler_of(output) for output in range(self.outputs)]
+        return [noise_levels.all_data_coefficients(scheduler, what) for scheduler in schedulers]
 
     def _find_times(self) -> list[float]:
         """Return t / t_max per timestep, if the rule needs it: one transfer from the device."""
@@ -210,8 +215,9 @@ class RunState:
     def may_guide(self) -> bool:
         """False where every scale is 0, so that no step can differ from the pipeline's own."""
         request = self.request
-        others = request.schedule or request.cfg or request.restart or request.budget
-        return bool(others) or self.uses_nag or any(map(self._has_scale, self.terms))
+        asked = (request.schedule, request.cfg, request.restart, request.budget, request.skip_step)
+        others = any(map(bool, asked)) or self.uses_nag
+        return others or any(map(self._has_scale, self.terms))
 
     # --- a step -----------------------------------------------------------------------------------
 
@@ -227,9 +233,13 @@ class RunState:
         Raises:
             ValueError: for SLG, a rule, or a Schedule with guidance scales, in a run without CFG.
         """
+        if self._is_held(index):
+            return GuidedStep(index, has_cfg, combination=Combination.HELD)
         on, phi, g = self._active_guidance(index)
         i = self.loop.position(index)[0]
         step = GuidedStep(index, has_cfg, phi, g if has_cfg else None)
+        step.is_kept = self.request.skip_step > 0
+        step.audio_phi = self.request.audio_rescale if on else None
         step.active_terms = tuple(
             ActiveTerm(j, term, term.scales(self.outputs, i))
             for j in on
@@ -260,6 +270,10 @@ class RunState:
         if step.has_nag != self._had_nag:
             self.differences.forget()
         self._had_nag = step.has_nag
+
+    def _is_held(self, index: int) -> bool:
+        """Return whether the model does not run at a step (`skip_step`)."""
+        return bool(self._kept_data) and index % (self.request.skip_step + 1) != 0
 
     def _decide_uncond(self, step: GuidedStep, guided: GuidedDenoiser | None) -> None:
         """Settle whether u is computed at a step, or c - u is that of earlier ones."""
@@ -312,11 +326,12 @@ class RunState:
             return  # CFG as it is, whether u is computed or not
         step.rule = self.rule
         if self.schedule is None:
-            step.phi = self.request.rescale
+            step.phi, step.audio_phi = self.request.rescale, self.request.audio_rescale
         if isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps:
             step.combination = Combination.ZERO
             step.active_terms, step.uncond_terms, step.phi = (), (), 0.0
             step.has_nag = False
+            step.audio_phi = None
 
     def _check_cfg_was_on(self, step: GuidedStep, g: float | None) -> None:
         """Let a run switch CFG off on its way; its last steps are then left alone.
@@ -452,21 +467,38 @@ class RunState:
         """
         if step.combination is Combination.ZERO:
             return tuple(torch.zeros_like(c) for c in step.c)
+        if step.combination is Combination.HELD:
+            return self._held_predictions(step)
         if step.guidance_scale is not None:
             scales = (step.guidance_scale,) * len(step.c)
         if us is None:
-            return tuple(self._combine(step, k, None, 1.0, cfg) for k in range(len(step.c)))
-        pairs = enumerate(zip(us, scales, strict=True))
-        return tuple(self._combine(step, k, u, g, cfg) for k, (u, g) in pairs)
+            found = tuple(self._combine(step, k, None, 1.0, cfg) for k in range(len(step.c)))
+        else:
+            pairs = enumerate(zip(us, scales, strict=True))
+            found = tuple(self._combine(step, k, u, g, cfg) for k, (u, g) in pairs)
+        if step.is_kept:
+            self._kept_data = tuple(
+                self._data_space(step, k, D).estimate(formula.upcast(D))
+                for k, D in enumerate(found)
+            )
+        return found
+
+    def _held_predictions(self, step: GuidedStep) -> tuple[Tensor, ...]:
+        """Return the predictions whose estimates of the clean data are those that were kept."""
+        found = []
+        for k, (x_0, c) in enumerate(zip(self._kept_data, step.c, strict=True)):
+            data = self._data_space(step, k, x_0)
+            found.append(((x_0 - data.a * formula.upcast(data.x)) / data.b).to(c.dtype))
+        return tuple(found)
 
     def _combine(
         self, step: GuidedStep, k: int, u: Tensor | None, g: float, cfg: formula.CFG | None
     ) -> Tensor:
-        c, data, finish = step.c[k], None, None
+        c, phi, data, finish = step.c[k], step.phi_of(k), None, None
         own = c.chunk(2, dim=1)[0] if self.variance else c
-        rescales_data = step.phi > 0 and self.request.rescale_space == "data"
+        rescales_data = phi > 0 and self.request.rescale_space == "data"
         if rescales_data or (u is not None and getattr(step.rule, "space", "") == "data"):
-            data = self._data_space(step, own)
+            data = self._data_space(step, k, own)
         if step.rule is not None:
             context = self._rule_context(step, step.rule, k, own, data)
             cfg = rule_table.cfg_function(step.rule, context)
@@ -478,7 +510,7 @@ class RunState:
             step.push[k],
             cfg=cfg,
             finish=finish,
-            phi=step.phi,
+            phi=phi,
             data=data if rescales_data else None,
             variance=self.variance,
         )
@@ -504,25 +536,25 @@ class RunState:
             i / num_steps,
             self._times[self._timestep_index(step)] if "time" in needs else 1.0,
             data,
-            self._latents(c, type(rule).__name__, advice) if "latents" in needs else None,
+            self._latents(c, k, type(rule).__name__, advice) if "latents" in needs else None,
             step.corrected[k] if step.corrected else None,
             self.layout,
         )
 
-    def _data_space(self, step: GuidedStep, c: Tensor) -> DataSpace:
+    def _data_space(self, step: GuidedStep, output: int, c: Tensor) -> DataSpace:
         advice = 'Use space="prediction".'
-        latents = self._latents(c, self.request.data_space_features, advice)
-        a, b = self._data_coefficients[self._timestep_index(step)]
+        latents = self._latents(c, output, self.request.data_space_features, advice)
+        a, b = self._data_coefficients[output][self._timestep_index(step)]
         return DataSpace(latents, a, b)
 
-    def _latents(self, c: Tensor, what: str, advice: str) -> Tensor:
-        """Return the noisy latents of the step.
+    def _latents(self, c: Tensor, output: int, what: str, advice: str) -> Tensor:
+        """Return the noisy latents of the step for an output.
 
         Args:
-            c: a prediction, whose shape they have.
+            c: a prediction of that output, whose shape they have.
             what: what needs them; advice: what to do where there are none. For the error.
         """
-        latents = self.loop.latents(c.shape)
+        latents = self.loop.latents(c.shape, output)
         if latents is None:
             raise ValueError(
                 f"{what} needs latents of the shape of a prediction, {tuple(c.shape)}, but"

@@ -30,6 +30,7 @@ class Combination(enum.Enum):
     KEEP_COND = "as REPLACE, but with c as it is, for the pipeline rescales by its deviation"
     COND_ONLY = "D = c + push in the place of both: no CFG at this step"
     ZERO = "zeros in the place of both"
+    HELD = "nothing runs: the estimate of the clean data of the last step that ran, for both"
     GUIDER = "u and c as they are: the push is added to what the pipeline's guider makes of them"
 
 
@@ -50,6 +51,7 @@ class GuidedStep:
         index: of the run, restarts included.
         has_cfg: whether u is computed, or would be.
         phi: rescaling at this step; 0 is off.
+        audio_phi: that of the sound; None is the same.
         guidance_scale: g in the place of the pipeline's; None leaves it.
         rule: a rule in the place of plain CFG.
         active_terms: the STG terms that are on.
@@ -61,6 +63,7 @@ class GuidedStep:
         has_nag: attention is guided by the negative prompt in c and in the weak passes.
         keeps_uncond: c - u may be used again by later steps.
         reuses_uncond: u is not computed: c - u is that of earlier steps.
+        is_kept: its estimate of the clean data is used by later steps, which do not run.
     """
 
     index: int
@@ -78,6 +81,8 @@ class GuidedStep:
     has_nag: bool = False
     keeps_uncond: bool = False
     reuses_uncond: bool = False
+    audio_phi: float | None = None
+    is_kept: bool = False
     calls_done: int = 0
     inputs: Inputs = dataclasses.field(default_factory=dict)  # of a batch that is split
     c: tuple[Tensor, ...] = ()  # the conditional prediction, per output of the denoiser
@@ -92,12 +97,21 @@ class GuidedStep:
         return self.combination is not Combination.UNGUIDED
 
     @property
+    def rescales(self) -> bool:
+        """True if any output is rescaled."""
+        return bool(self.phi or self.audio_phi)
+
+    def phi_of(self, output: int) -> float:
+        """Return phi of an output of the denoiser: 0 is the video, 1 the sound."""
+        return self.phi if output == 0 or self.audio_phi is None else self.audio_phi
+
+    @property
     def leaves_out_uncond(self) -> bool:
         """True if D is made without u, although the loop has CFG."""
-        return self.combination in (Combination.COND_ONLY, Combination.ZERO)
+        return self.combination in (Combination.COND_ONLY, Combination.ZERO, Combination.HELD)
 
     def choose_combination(self, keeps_cond: bool = False, by_guider: bool = False) -> None:
-        """Settle how D reaches the pipeline, unless the step is ZERO or COND_ONLY already.
+        """Settle how D reaches the pipeline, unless the step is ZERO, COND_ONLY or HELD already.
 
         Args:
             keeps_cond: the pipeline rescales by the deviation of the c that it gets back.
@@ -105,7 +119,10 @@ class GuidedStep:
         """
         if self.combination is not Combination.UNGUIDED:
             return
-        replaces = self.phi != 0 or self.guidance_scale is not None or self.rule is not None
+        replaces = (
+            self.rescales or self.is_kept or self.guidance_scale is not None
+            or self.rule is not None
+        )  # fmt: skip
         if not (self.active_terms or self.uncond_terms or replaces or self.keeps_uncond):
             return
         if by_guider:

@@ -156,7 +156,8 @@ def _describe_term(term: Any) -> Iterator[str]:
     share, layers = term.get("random_share"), term.get("layers", term.get("weak", "preset"))
     if isinstance(layers, Mapping):
         share = layers.get("random")
-    kind = "SLG" if term.get("kind") == "slg" else "STG"
+    kind = {"slg": "SLG", "modality": "modality"}.get(str(term.get("kind")), "STG")
+    layers = term.get("layers", "") if kind == "modality" else layers
     yield " ".join(
         filter(
             None,
@@ -164,7 +165,7 @@ def _describe_term(term: Any) -> Iterator[str]:
                 kind,
                 str(term.get("axis") or ""),
                 f"random {_short(share)}" if share else _short(layers),
-                f"x{_short(scale)}" if scale is not None and kind == "STG" else "",
+                f"x{_short(scale)}" if scale is not None and kind != "SLG" else "",
                 *_details(term),
             ],
         )

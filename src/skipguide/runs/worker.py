@@ -251,7 +251,7 @@ def _with_stg(complete: GenerationSettings, places: Sequence[int]) -> Generation
 def _always_on(term: STG | SLG) -> STG | SLG:
     if isinstance(term, SLG):
         return term
-    return dataclasses.replace(term, scale=term.scales(1)[0], start=0.0, stop=1.0, every=1)
+    return dataclasses.replace(term, scale=term.highest_scale, start=0.0, stop=1.0, every=1)
 
 
 def _shares_of_steps(complete: GenerationSettings) -> dict[int, float]:

@@ -26,7 +26,7 @@ _STG_PARAMETERS = (
 # What is on in some settings and off in others tells them apart also where it has one value.
 _OFF_WHERE_MISSING = (
     "layers", "skip", "guidance", "random_share", "strength", "slg_layers", "term", "schedule",
-    "cfg_rule", "nag", "restart", "exact",
+    "cfg_rule", "nag", "restart", "exact", "audio_rescale", "skip_step",
 )  # fmt: skip
 _SLIDERS = (*SCALE_AXES, "guidance_scale", "rescale")
 

@@ -65,7 +65,7 @@ class WeakPass:
         denoiser: the model.
         sites: its chain, from families.blocks.layer_sites().
         skipped: positions in the chain, sorted, at least one.
-        skip: one of perturbations.PERTURBATIONS.
+        skip: one of perturbations.PERTURBATIONS, or perturbations.ISOLATION.
         prefix_cache: what the conditional pass keeps to start from; None for a pass that is always
             run in full.
         options: what some kinds of skip need besides.
@@ -121,10 +121,20 @@ class WeakPass:
         elif self.skip == "shuffle":
             yield from self._shuffle_patches(site, source)
         else:
-            for entry, values in site.attentions():
-                yield *entry, self._make_attention_proxy(k, entry, values)
+            for entry, proxy in self._weaken_modules(k):
+                yield *entry, proxy
             if source is not None:
                 yield *site.entry, patching.ResumeFrom(site.block, site.stack.streams, source)
+
+    def _weaken_modules(self, k: int) -> Iterator[tuple[schema.Entry, nn.Module]]:
+        """Yield what takes the place of modules in a block that itself runs."""
+        site = self.sites[k]
+        if self.skip == perturbations.ISOLATION:
+            for entry in site.isolating_modules():
+                yield entry, patching.ZeroOutput(patching.get_child(*entry))
+            return
+        for entry, values in site.attentions():
+            yield entry, self._make_attention_proxy(k, entry, values)
 
     def _make_attention_proxy(
         self, k: int, entry: schema.Entry, values: ValueProjection
