@@ -604,16 +604,15 @@ def take_nag(given: Sequence[Any]) -> tuple[list[Any], NAG | None]:
     Raises:
         ValueError: for several of them.
     """
-    terms = [
-        term for entry in given for term in (entry if isinstance(entry, (list, tuple)) else [entry])
-    ]
-    found = [term for term in terms if isinstance(term, NAG)]
+    rows = [list(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in given]
+    found = [term for row in rows for term in row if isinstance(term, NAG)]
     if len(found) > 1:
         raise ValueError(
             f"guide() takes one NAG, for there is one negative prompt, but got {len(found)}."
             " Leave the others out."
         )
-    return [term for term in terms if not isinstance(term, NAG)], found[0] if found else None
+    others = [[term for term in row if not isinstance(term, NAG)] for row in rows]
+    return others, found[0] if found else None
 
 
 def active_bins(schedule: Schedule) -> list[Bin]:
