@@ -163,12 +163,11 @@ def test_frames_of_any_size_come_back(size: tuple[int, int]) -> None:
 def test_bands_are_those_of_height_and_width() -> None:
     """Where channels come last too; and a frame does not touch another."""
     c, u, _ = draw((2, 4, 3, 16, 8))
-    found = cfg_formulas.frequency_decoupled_cfg(c, u, 5.0, (1.0, 0.5))
-    moved = [value.permute(0, 2, 3, 4, 1) for value in (c, u)]
-    last = cfg_formulas.frequency_decoupled_cfg(*moved, 5.0, (1.0, 0.5), "bthwc")
+    rule, gains = cfg_formulas.frequency_decoupled_cfg, (1.0, 0.5)
+    found = rule(c, u, 5.0, gains)
+    last = rule(c.permute(0, 2, 3, 4, 1), u.permute(0, 2, 3, 4, 1), 5.0, gains, "bthwc")
     torch.testing.assert_close(last, found.permute(0, 2, 3, 4, 1))
-    first = [value[:, :, :1] for value in (c, u)]
-    alone = cfg_formulas.frequency_decoupled_cfg(*first, 5.0, (1.0, 0.5))
+    alone = rule(c[:, :, :1], u[:, :, :1], 5.0, gains)
     torch.testing.assert_close(alone, found[:, :, :1])
 
 

@@ -43,7 +43,7 @@ def test_study_of_rules_is_measured_and_written(
     short = [row for row in rows.ROWS if row.name in ("CFG", "STG", "TAG", "interval")]
     monkeypatch.setattr(rows, "ROWS", tuple(short))
     order = page.study(tmp_path / "runs", 16)
-    with pytest.raises(ValueError, match="the numbers need CFG and STG, but .* lacks clips"):
+    with pytest.raises(ValueError, match=r"the numbers need CFG and STG, but .* lacks clips"):
         page.write(order, tmp_path / "docs")
     list(study.make(order))
     order.path(rows.ROWS[-1], 0).unlink()  # a row that is not whole is left out

@@ -348,7 +348,7 @@ def test_what_does_not_go_together(make: Callable[[], Any], message: str) -> Non
 
 
 def test_rectified_cfg_beside_a_cache_is_refused() -> None:
-    from diffusers import FirstBlockCacheConfig
+    from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 
     given = tiny.tiny("MochiPipeline")
     given.pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
