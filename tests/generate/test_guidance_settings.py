@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from skipguide import APG, NAG, SLG, STG, TCFG, Bin, CFGZero, Interval, Restart, Schedule, guide
@@ -26,6 +27,7 @@ from skipguide.method import perturbations
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import Random
 from skipguide.models import loading
+from skipguide.models.places import without_places
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 PROMPT = "a small red star orbiting over a blue background"
@@ -548,3 +550,37 @@ def test_layers_says_what_can_be_done_to_them() -> None:
 def test_the_settings_know_every_kind() -> None:
     for skip in perturbations.PERTURBATIONS:
         assert validate_settings({"prompt": "p", "skip": skip}).guidance.skip == skip
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"layers": 1, "stg_scale": 1.0, "mask": "m.png"},
+        {"term": "layers=1 mask=m.png"},
+        {"term": [{"layers": [1], "mask": "m.png"}]},
+        {"guidance": {"terms": [{"layers": [1], "mask": "m.png"}]}},
+        {"guidance": {"preset": {"layers": 1, "stg_scale": 1.0, "mask": "m.png"}}},
+    ],
+)
+def test_a_mask_is_found_beside_its_file_and_told_apart_by_its_content(
+    given: dict[str, Any], pipe: Any, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        Image.new("L", (16, 16), 255).save(folder / "m.png")
+    complete = []
+    for folder in folders:
+        read = validate_settings(read_named_files({"prompt": "p", **given}, folder))
+        complete.append(resolve_settings(read, pipe))
+        (term,) = complete[-1].request.terms
+        assert isinstance(term, STG)
+        assert term.mask.file == str(folder / "m.png")
+        written = complete[-1].model_dump(mode="json")
+        assert validate_settings(json.loads(json.dumps(written))) == complete[-1]
+        assert describe_method(complete[-1]).endswith("STG 1 (residual 1, mask m.png)")
+    contents = [without_places(one.model_dump(mode="json")) for one in complete]
+    assert contents[0] == contents[1]
+    assert "m.png" not in json.dumps(contents[0])
+    with pytest.raises(ValueError, match=r"there is no file 'm\.png'"):
+        validate_settings({"prompt": "p", **given})
