@@ -301,7 +301,7 @@ def test_ltx2_weak_passes_are_full_passes_of_a_weakened_copy() -> None:
 
         guider.forward = forward  # type: ignore[method-assign]
     with oracle.listening(small) as heard:
-        ours = run_ltx2(*guiders)
+        ours = run_ltx2(guiders[0], guiders[1])
     assert all((a - b).abs().max() > 1e-2 for a, b in zip(ours, plain, strict=True))
     for cond, _, skipped in zip(heard[::3], heard[1::3], heard[2::3], strict=True):
         for p, full in zip(skipped.output, weak(**cond.kwargs), strict=True):
@@ -353,7 +353,7 @@ def test_ltx2_every_second_step() -> None:
     _, _, small = modular_ltx2(True)
     guiders = [recipe(1.0, 3.0, g, 0.0, every=2) for g in (3.0, 7.0)]
     with oracle.listening(small) as heard:
-        run_ltx2(*guiders, perturbed=True)
+        run_ltx2(guiders[0], guiders[1], perturbed=True)
     assert len(heard) == 4 + 2 + 4  # of three steps
 
 

@@ -134,7 +134,7 @@ def test_ltx2_own_stg_is_on_by_default_and_that_is_told_and_counted(
         guide(small.pipe, attention([1], 1.0), share_prefix=False) as handle,
     ):
         oracle.run(small, **own)
-    assert "has STG of its own on, and skipguide's is added to it" in caplog.text
+    assert "has guidance of its own on (stg_scale=1, audio_stg_scale=1), and" in caplog.text
     assert len(caplog.records) == 1
     steps = small.call["num_inference_steps"]
     assert len(calls) == 4 * steps  # c, u, weak, and the pipeline's own
