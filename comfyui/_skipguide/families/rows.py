@@ -361,7 +361,6 @@ FAMILIES = (
         notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses "
         "its ControlNet hint",
         packages={"cosmos_guardrail": "cosmos_guardrail"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="allegro",
@@ -397,7 +396,6 @@ FAMILIES = (
             *TEXT_INPUTS, "encoder_hidden_states_t5", "inpaint_latents", "control_latents"
         ),
         learned_variance=True,
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="sana-video",
@@ -431,7 +429,6 @@ FAMILIES = (
         ),
         notes="its attention mixes a recurrent and a camera branch, for which an identity map is "
         "not defined",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-5",
@@ -445,7 +442,6 @@ FAMILIES = (
             {"self_attention": identity_attention.kandinsky_attention},
         ),
         packages={"torchvision": "torchvision"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-6",
@@ -464,7 +460,6 @@ FAMILIES = (
         latent_layout="bthwc",
         outputs=("video", "audio"),
         packages={"torchvision": "torchvision"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="helios",
@@ -500,7 +495,6 @@ FAMILIES = (
         pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
         stacks=_dual_and_single_stacks(20, 40),
         text_position="after",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="latte",
@@ -515,7 +509,6 @@ FAMILIES = (
         batched_inputs=TEXT_INPUTS,
         interleaved=True,
         learned_variance=True,
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="opensora",
@@ -529,7 +522,6 @@ FAMILIES = (
         learned_variance=True,
         package="skipguide.opensora",
         notes="diffusers has no Open-Sora: the classes are in skipguide.opensora",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="svd",
