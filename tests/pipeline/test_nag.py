@@ -527,3 +527,25 @@ def test_group_offloading_of_several_blocks_is_refused_in_joint_attention() -> N
                 continue
             with pytest.raises(ValueError, match="num_blocks_per_group=1"):
                 oracle.run(small, **small.short)
+
+
+# --- compiled blocks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline", "HunyuanVideoPipeline"])
+def test_blocks_that_were_compiled_before_see_it(name: str) -> None:
+    """Graphs are made without it first; those must not be used where it is on."""
+    small = builders()[name](torch.float32)
+    terms = [dataclasses.replace(TERM, stop=0.6), STG([1], 1.0)]
+    options = {"num_inference_steps": 3}
+    with guide(small.pipe, terms):
+        eager = oracle.run(small, **options)
+    family = lookup.family_of(small.pipe)
+    for stack in family.stacks.values():
+        for block in small.pipe.transformer.get_submodule(stack.path):
+            block.compile(backend="eager")
+    plain = oracle.run(small, **options)
+    with guide(small.pipe, terms):
+        compiled = oracle.run(small, **options)
+    assert torch.allclose(compiled, eager, atol=1e-5)
+    assert not torch.allclose(plain, eager, atol=1e-3)

@@ -384,7 +384,6 @@ FAMILIES = (
         notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses "
         "its ControlNet hint",
         packages={"cosmos_guardrail": "cosmos_guardrail"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="allegro",
@@ -420,7 +419,6 @@ FAMILIES = (
             *TEXT_INPUTS, "encoder_hidden_states_t5", "inpaint_latents", "control_latents"
         ),
         learned_variance=True,
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="sana-video",
@@ -454,7 +452,6 @@ FAMILIES = (
         ),
         notes="its attention mixes a recurrent and a camera branch, for which an identity map is "
         "not defined",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-5",
@@ -468,7 +465,6 @@ FAMILIES = (
             {"self_attention": identity_attention.kandinsky_attention},
         ),
         packages={"torchvision": "torchvision"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-6",
@@ -487,7 +483,6 @@ FAMILIES = (
         latent_layout="bthwc",
         outputs=("video", "audio"),
         packages={"torchvision": "torchvision"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="helios",
@@ -542,7 +537,6 @@ FAMILIES = (
         pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
         stacks=_dual_and_single_stacks(20, 40),
         text_position="after",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="latte",
@@ -557,7 +551,6 @@ FAMILIES = (
         batched_inputs=TEXT_INPUTS,
         interleaved=True,
         learned_variance=True,
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="opensora",
@@ -571,7 +564,6 @@ FAMILIES = (
         learned_variance=True,
         package="skipguide.opensora",
         notes="diffusers has no Open-Sora: the classes are in skipguide.opensora",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="svd",

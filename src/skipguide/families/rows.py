@@ -383,7 +383,6 @@ FAMILIES = (
         notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses "
         "its ControlNet hint",
         packages={"cosmos_guardrail": "cosmos_guardrail"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="allegro",
@@ -419,7 +418,6 @@ FAMILIES = (
             *TEXT_INPUTS, "encoder_hidden_states_t5", "inpaint_latents", "control_latents"
         ),
         learned_variance=True,
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="sana-video",
@@ -453,7 +451,6 @@ FAMILIES = (
         ),
         notes="its attention mixes a recurrent and a camera branch, for which an identity map is "
         "not defined",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-5",
@@ -467,7 +464,6 @@ FAMILIES = (
             {"self_attention": identity_attention.kandinsky_attention},
         ),
         packages={"torchvision": "torchvision"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="kandinsky-6",
@@ -486,7 +482,6 @@ FAMILIES = (
         latent_layout="bthwc",
         outputs=("video", "audio"),
         packages={"torchvision": "torchvision"},
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="helios",
@@ -541,7 +536,6 @@ FAMILIES = (
         pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
         stacks=_dual_and_single_stacks(20, 40),
         text_position="after",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="latte",
@@ -556,7 +550,6 @@ FAMILIES = (
         batched_inputs=TEXT_INPUTS,
         interleaved=True,
         learned_variance=True,
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="opensora",
@@ -570,7 +563,6 @@ FAMILIES = (
         learned_variance=True,
         package="skipguide.opensora",
         notes="diffusers has no Open-Sora: the classes are in skipguide.opensora",
-        no_nag=text_attention.NOT_TRIED,
     ),
     Family(
         name="svd",

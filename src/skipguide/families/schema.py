@@ -240,7 +240,7 @@ class Family:
     modular: tuple[str, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)
     negative: NegativePrompt | None = None
-    no_nag: str = ""
+    no_nag: str = "where its text goes was not tried yet"
     axes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -96,5 +96,4 @@ LTX_2_PROMPT = NegativePrompt(
 
 # --- why not --------------------------------------------------------------------------------------
 
-NOT_TRIED = "where its text goes was not tried yet"
 IN_A_UNET = "its attention to the text is spread over the levels of a UNet, which no row describes"
