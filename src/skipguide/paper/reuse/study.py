@@ -123,8 +123,9 @@ def _generate(study: Study, pipe: Any, row: Row, batch: int) -> Clips:
         frames = score_text.generate(
             pipe, texts, kind["guidance_scale"], SEED + batch, study.model, steps
         )
-    per_step = 2.0 if guidance is None else guidance.passes_per_step
-    return Clips(frames, per_step * steps)
+    if guidance is None:
+        return Clips(frames, 2.0 * steps)
+    return Clips(frames, guidance.passes_per_step * guidance.passes.steps)  # restarts add steps
 
 
 def _measure(
