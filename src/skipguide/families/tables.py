@@ -267,6 +267,15 @@ published.
 """
 
 
+MODULAR = """
+## Modular pipelines
+
+Their guider may be a `skipguide.guider.SkipGuidance`. The loops of Wan, Wan 2.2, LTX, LTX-2,
+HunyuanVideo 1.5, Helios and its pyramid run in the tests; the others are here because they have a
+guider and a denoiser of the family.
+"""
+
+
 def families_markdown() -> str:
     """Return docs/families.md."""
     rows = family_rows()
@@ -283,7 +292,7 @@ def families_markdown() -> str:
         *markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
         "\n## Where the presets come from\n",
         *markdown_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
-        "\n## Modular pipelines\n\nTheir guider may be a `skipguide.guider.SkipGuidance`.\n",
+        MODULAR,
         *markdown_table(
             ("pipelines", "family"),
             ((_format_code(row.modular), row.title) for row in FAMILIES if row.modular),
