@@ -82,6 +82,7 @@ class Copy:
     ):  # fmt: skip
         self.model, self.name, self.runs = copy.deepcopy(model), name, 0
         self.depth, self.last_step = len(blocks_of(self.model)), -2
+        self.counted = self.depth - len(skipped)  # blocks of which each run is counted
         for k, block in enumerate(blocks_of(self.model)):
             block.forward = self._skip if k in skipped else self._count(block.forward)
         if config is not None:
