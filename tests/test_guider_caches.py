@@ -43,6 +43,14 @@ def name_of(small: Tiny) -> str:
     return type(small.pipe).__name__
 
 
+def config_of(small: Tiny, cache: str) -> Any:
+    """The first block of the tiny MotifVideo changes by more than that of the others."""
+    config = copy.deepcopy(configs()[cache])
+    if cache == "first block" and name_of(small) == "MotifVideoPipeline":
+        config.threshold = 0.8
+    return config
+
+
 def by_hand(small: Tiny, copies: Copies) -> torch.Tensor:
     with by_copies(small, copies):
         return run(small, ClassifierFreeGuidance(guidance_scale=G))
@@ -50,7 +58,7 @@ def by_hand(small: Tiny, copies: Copies) -> torch.Tensor:
 
 def cached(small: Tiny, cache: str, *terms: Any, **options: Any) -> torch.Tensor:
     model = small.pipe.transformer
-    model.enable_cache(copy.deepcopy(configs()[cache]))
+    model.enable_cache(config_of(small, cache))
     try:
         return run(small, SkipGuidance(terms=terms, guidance_scale=G, **options))
     finally:
@@ -58,7 +66,7 @@ def cached(small: Tiny, cache: str, *terms: Any, **options: Any) -> torch.Tensor
 
 
 def passes_of(small: Tiny, cache: str, *pushes: Push, **more: Any) -> Copies:
-    model, config = small.pipe.transformer, configs()[cache]
+    model, config = small.pipe.transformer, config_of(small, cache)
     return Copies(Copy(model, config, "cond"), Copy(model, config, "uncond"), pushes, **more)
 
 
@@ -67,13 +75,14 @@ def passes_of(small: Tiny, cache: str, *pushes: Push, **more: Any) -> Copies:
 def test_each_batch_is_that_of_a_copy_with_a_cache_of_its_own(name: str, cache: str) -> None:
     """Two terms, of which one begins late, and again with SLG that ends."""
     small = build(name)
-    model, config = small.pipe.transformer, configs()[cache]
+    model, config = small.pipe.transformer, config_of(small, cache)
+    third = "single:0" if name == "MotifVideoPipeline" else 2  # which has two blocks before it
     pushes = [
         Push(Copy(model, config, "weak 0", skipped=[2]), 1.0),
         Push(Copy(model, config, "weak 1", skipped=[1]), 0.5, range(4, STEPS)),
     ]
     theirs = by_hand(small, passes_of(small, cache, *pushes))
-    terms = [STG([2]), STG([1], 0.5, start=0.4)]
+    terms = [STG([third]), STG([1], 0.5, start=0.4)]
     ours = cached(small, cache, *terms)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
     assert torch.equal(cached(small, cache, *terms), ours)  # no states of the run before

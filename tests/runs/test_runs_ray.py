@@ -184,19 +184,6 @@ def test_more_workers_than_there_are_processors_are_refused() -> None:
         RayEngine("local", 9999)
 
 
-def test_a_cluster_that_loses_its_only_machine_says_so(engine: Any) -> None:
-    """The last test here: the engine's cluster is gone after it."""
-
-    def deadly(_: int) -> None:
-        os.kill(
-            os.getppid(), signal.SIGKILL
-        )  # Ray's own process of this machine; it takes the workers with it
-        time.sleep(600)
-
-    with pytest.raises(ValueError, match="All Ray nodes were lost"):
-        list(engine.map(deadly, [0]))
-
-
 def test_a_tuning_on_ray_finds_what_one_process_finds(
     tmp_path: Path, tiny_mochi_dir: Path, engine: Any
 ) -> None:
@@ -239,3 +226,16 @@ def test_a_tuning_on_ray_finds_what_one_process_finds(
     )
     assert first == second
     np.testing.assert_allclose(on_ray.map.means["ratio"], here.map.means["ratio"], rtol=1e-5)
+
+
+def test_a_cluster_that_loses_its_only_machine_says_so(engine: Any) -> None:
+    """The last test here: the engine's cluster is gone after it."""
+
+    def deadly(_: int) -> None:
+        os.kill(
+            os.getppid(), signal.SIGKILL
+        )  # Ray's own process of this machine; it takes the workers with it
+        time.sleep(600)
+
+    with pytest.raises(ValueError, match="All Ray nodes were lost"):
+        list(engine.map(deadly, [0]))

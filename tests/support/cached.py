@@ -25,7 +25,9 @@ from support.tiny.base import Tiny
 
 Tensor = torch.Tensor
 STEPS = 10
-TWO_STREAMS = ("MochiTransformer3DModel", "CogVideoXTransformer3DModel")
+TWO_STREAMS = (
+    "MochiTransformer3DModel", "CogVideoXTransformer3DModel", "MotifVideoTransformer3DModel",
+)  # fmt: skip
 
 
 def sea_latents(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
@@ -56,8 +58,11 @@ def configs(steps: int = STEPS) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def blocks_of(model: Any) -> Any:
-    return model.blocks if hasattr(model, "blocks") else model.transformer_blocks
+def blocks_of(model: Any) -> list[Any]:
+    """The blocks in the order in which they run."""
+    if hasattr(model, "blocks"):
+        return [*model.blocks]
+    return [*model.transformer_blocks, *getattr(model, "single_transformer_blocks", [])]
 
 
 class Copy:
@@ -77,6 +82,7 @@ class Copy:
     ):  # fmt: skip
         self.model, self.name, self.runs = copy.deepcopy(model), name, 0
         self.depth, self.last_step = len(blocks_of(self.model)), -2
+        self.counted = self.depth - len(skipped)  # blocks of which each run is counted
         for k, block in enumerate(blocks_of(self.model)):
             block.forward = self._skip if k in skipped else self._count(block.forward)
         if config is not None:

@@ -50,9 +50,8 @@ def check_budget(
 
 
 def _is_ever_on(term: STG, first: int, num_steps: int) -> bool:
-    listed = isinstance(term.scale, (list, tuple))
-    if listed and len(term.scale) != num_steps:  # which is said elsewhere
-        return False
+    if isinstance(term.scale, (list, tuple)) and len(term.scale) != num_steps:
+        return False  # which is said elsewhere
     return any(
         formula.is_in_window(term.start, term.stop, i, num_steps)
         and max(term.scales(MAX_OUTPUTS, i)) > 0
