@@ -299,6 +299,20 @@ def test_command_line() -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_table_of_a_model_without_cfg() -> None:
+    """Of four blocks the second is skipped: beside c two are run, or all but that one."""
+    arguments = ["bench", "--family", "minimax-h3", "--repeats", "1", "--prompts", "1"]
+    said = CliRunner().invoke(app, arguments).stdout
+    rows = [[cell.strip() for cell in line.split("|")] for line in said.splitlines()]
+    passes = {row[1]: row[2] for row in rows if len(row) > 3}
+    assert passes["c alone"] == passes["guide() attached, scale 0"] == "1"
+    assert passes["c + STG, second full pass"] == "1.75"
+    assert passes["c + STG, skipguide"] == "1.50"
+    assert "time / c |" in said
+    assert "weak outputs bit-equal to a full pass: yes" in said
+
+
+@pytest.mark.usefixtures("small")
 def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     some = ["mochi", "wan", "latte", "svd"]
     monkeypatch.setattr(rows, "FAMILIES", [row for row in FAMILIES if row.name in some])

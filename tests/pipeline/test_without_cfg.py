@@ -358,6 +358,19 @@ def test_h3_other_skips(skip: str) -> None:
     assert not torch.equal(run(small), shared)
 
 
+def test_h3_in_bfloat16() -> None:
+    """Its rows stay in float32, whatever the weights are in."""
+    small = WITHOUT_CFG["MiniMaxH3ModularPipeline"](torch.bfloat16)
+    plain = run(small)
+    with guide(small.pipe, STG([1], SCALE)):
+        shared = run(small)
+    with guide(small.pipe, STG([1], SCALE), share_prefix=False):
+        assert torch.equal(run(small), shared)
+    assert shared.dtype == plain.dtype == torch.float32
+    assert shared.isfinite().all()
+    assert (shared - plain).abs().max() > 1e-3
+
+
 def test_h3_leaves_no_trace(h3: Tiny) -> None:
     plain, before, real = run(h3), trace_of(h3), modules_of(h3)
     with guide(h3.pipe, STG([1], SCALE)):

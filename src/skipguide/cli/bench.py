@@ -274,7 +274,9 @@ def _table(r: Result) -> str:
     )
     unit = "layers" if r["floor_by"] == "FLOPs" else "blocks"
     residual = "" if "attention" in _describe_skip(r) else ", residual"
-    head = ("way of one step", "passes", "time / CFG", "interval", "from exact", "peak over CFG")
+    plain, _ = _plain_step(r)
+    times = (f"time / {plain}", "interval", "from exact", f"peak over {plain}")
+    head = ("way of one step", "passes", *times)
     widths = (42, 6, 10, 16, 10, 13)
     lines = [_line(row, widths) for row in (head, *_table_rows(r))]
     lines.insert(1, f"|{'-' * 44}|{'|'.join('-' * (width + 1) + ':' for width in widths[1:])}|")
@@ -284,7 +286,7 @@ def _table(r: Result) -> str:
     missing = r["no_slg_guider"]
     return "\n".join(
         [
-            f"{what}, {where}, best of {r['repeats']} rounds, CFG {r['cfg_s']:.3f} s",
+            f"{what}, {where}, best of {r['repeats']} rounds, {plain} {r['cfg_s']:.3f} s",
             *lines,
             _interval_note(r),
             (
@@ -328,15 +330,22 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join([first, *rest])} |"
 
 
+def _plain_step(r: Result) -> tuple[str, str]:
+    """Return what a step without STG is called, and how many passes it has."""
+    return ("c", "1") if r["cfg"] == "none" else ("CFG", "2")
+
+
 def _table_rows(r: Result) -> Iterator[tuple[str, ...]]:
-    more = "third full pass" if len(r["terms"]) == 1 else f"{len(r['terms'])} more full passes"
+    plain, alone = _plain_step(r)
+    nth = "second" if alone == "1" else "third"
+    more = f"{nth} full pass" if len(r["terms"]) == 1 else f"{len(r['terms'])} more full passes"
     floor = "floor, by FLOPs" if r["floor_by"] == "FLOPs" else "floor, by the time of the blocks"
     shared, full = f"{r['passes']:.2f}", f"{r['passes_full']:.2f}"
     names = {
-        "cfg": ("CFG alone", "2"),
-        "attached": ("guide() attached, scale 0", "2"),
-        "full": (f"CFG + STG, {more}", full),
-        "shared": ("CFG + STG, skipguide", shared),
+        "cfg": (f"{plain} alone", alone),
+        "attached": ("guide() attached, scale 0", alone),
+        "full": (f"{plain} + STG, {more}", full),
+        "shared": (f"{plain} + STG, skipguide", shared),
         "batch": ("CFG + STG, skipguide with exact=False", shared),
         "slg_guider": ("CFG + STG, diffusers' SkipLayerGuidance", full),
         "ltx2_stg": ("CFG + STG, diffusers' own for LTX-2", "3.00"),
