@@ -13,7 +13,7 @@ import torch.utils.flop_counter
 from typer.testing import CliRunner
 
 from skipguide import Random, guide
-from skipguide.bench import peers, rounds, step_cost
+from skipguide.bench import peers, recipe, rounds, step_cost
 from skipguide.cli import app
 from skipguide.families import blocks, rows
 from skipguide.families.examples import Example, Size, denoiser_class, example_of
@@ -362,3 +362,26 @@ def test_refusals(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["bench", *arguments])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_ltx2_recipe_is_the_same_step_and_costs_what_is_counted() -> None:
+    """diffusers' own four passes against guide(), on 32 blocks: layer 28 must be there."""
+    work = example_of("ltx-2").workload("small")
+    config = {**work.config, "perturbed_attn": True, "num_layers": 32}
+    step = step_cost.BenchmarkStep(
+        "ltx-2", dataclasses.replace(work, config=config), 1, CPU, torch.float32
+    )
+    with torch.inference_mode():
+        ways = recipe.recipe_ways(step, step_cost.GUIDANCE_SCALE)
+        found = recipe.summarize(step, ways, [recipe.measure_round(ways, CPU)])
+        own, ours = ways["own"](), ways["shared"]()
+    torch.testing.assert_close(ours, own, atol=5e-5, rtol=1e-4)
+    assert found["apart"] < 1e-5
+    assert [found["ways"][name]["passes"] for name in ways] == [4.0, 3.125, 3.125, 2.5625]
+    operations = recipe.count_operations(step)
+    assert 0 < 4 - operations["own"] < 0.5  # nothing between video and sound in one of them
+    saved = (operations["own"] - operations["shared"]) * 32
+    assert 27 < saved < 28  # blocks of 32; a pass has embeddings too
+    assert not recipe.recipe_ways(
+        step_cost.BenchmarkStep("ltx-2", work, 1, CPU, torch.float32), step_cost.GUIDANCE_SCALE
+    )

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from diffusers.pipelines.ltx2.pipeline_ltx2_latent_upsample import LTX2LatentUpsamplePipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from skipguide import APG, STG, Modality, Random, guide
 from skipguide.families import presets
@@ -182,9 +184,10 @@ def test_sound_on_noise_levels_of_its_own() -> None:
     other = begun_scheduler(3.0)
     small.pipe.register_modules(audio_scheduler=other)
     call = dict(sigmas=[0.9, 0.6, 0.3], timesteps=None)
-    small.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    of_video: Any = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    small.pipe.scheduler = of_video
     wanted = run(small, **call, **own)
-    assert not torch.equal(small.pipe.scheduler.sigmas, other.sigmas)
+    assert not torch.equal(of_video.sigmas, other.sigmas)
     assert_same(ours(small, *terms, call=call, **options), wanted, run(small, **call))
 
 
@@ -472,8 +475,7 @@ def test_a_modality_has_no_part_of_skips() -> None:
 
 def test_the_hq_recipe_has_no_stg() -> None:
     row = next(row for row in presets.load_presets() if row.name == "ltx-2.3-hq")
-    found = presets.to_terms(row)
-    assert isinstance(found, Modality)
+    found: Any = presets.to_terms(row)
     assert found == Modality(3.0)
     assert found.preset_options == {
         "rescale_space": "data", "audio_rescale": 1.0, "replace_own": True,

@@ -52,16 +52,16 @@ LTX2 = CallConvention(
     "batched", float32_prediction=True, scale_names=("guidance_scale", "audio_guidance_scale"),
     rescale_names=("guidance_rescale", "audio_guidance_rescale"),
     extra_guidance_flags=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
-    own_guidance={
-        "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0,
-        "audio_modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0,
-    },
+    own_guidance=(
+        ("stg_scale", 0.0), ("audio_stg_scale", 0.0), ("modality_scale", 1.0),
+        ("audio_modality_scale", 1.0), ("guidance_rescale", 0.0), ("audio_guidance_rescale", 0.0),
+    ),
     audio_names=("audio_latents", "audio_scheduler"),
 )  # fmt: skip
 # Its audio is thrown away and has no g of its own.
 LTX2_HDR = replace(
     LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",),
-    own_guidance={"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0},
+    own_guidance=(("stg_scale", 0.0), ("modality_scale", 1.0), ("guidance_rescale", 0.0)),
 )  # fmt: skip
 
 # --- shapes of blocks -----------------------------------------------------------------------------

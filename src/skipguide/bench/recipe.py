@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from skipguide.bench import rounds
+from skipguide.families import blocks
+from skipguide.method import perturbations
 from skipguide.method.protocols import PlainData
 from skipguide.method.terms import STG, Modality
 from skipguide.pipeline import guide
-from skipguide.weak.weak_pass import stack_cost
+from skipguide.weak import flops, patching
+from skipguide.weak.prefix_cache import PrefixCache
+from skipguide.weak.weak_pass import WeakPass, stack_cost
 
 if TYPE_CHECKING:
     from skipguide.bench.step_cost import BenchmarkStep
@@ -60,6 +64,28 @@ def _run_guided(step: BenchmarkStep, steps: int, every: int, exact: bool = True)
         return step.pipe(steps)
 
 
+def count_operations(step: BenchmarkStep) -> dict[str, float]:
+    """Return the floating point operations of each way, in forward passes of one sample.
+
+    They are counted on a copy of the denoiser without weights.
+    """
+    model, inputs = flops.build_meta_model(step.model), flops.to_meta_tensors(step.cond)
+    sites = blocks.layer_sites(step.family, model)
+    cache = PrefixCache(step.family, model, sites, {LAYER})
+    with patching.patched(cache.patches({LAYER})):
+        whole = flops.count_flops(model, inputs)
+
+    def count(layers: Sequence[int], skip: str, shared: bool = False) -> float:
+        weak = WeakPass(step.family, model, sites, layers, skip, cache if shared else None)
+        with patching.patched(weak.patches()):
+            return flops.count_flops(model, inputs) / whole
+
+    apart = count(range(len(sites)), perturbations.ISOLATION)
+    weak = count([LAYER], "attention", shared=True) + apart
+    own = 2 + count([LAYER], "attention") + apart
+    return {OWN: own, SHARED: 2 + weak, BATCH: 2 + weak, REUSED: 2 + weak / 2}
+
+
 def measure_round(
     ways: Mapping[str, Callable[[], Tensor]], device: torch.device
 ) -> dict[str, float]:
@@ -82,12 +108,16 @@ def summarize(
     seconds = {name: [found[name] for found in measured] for name in ways}
     weak = stack_cost(len(step.sites), LAYER, 0) + 1
     passes = {OWN: 4.0, SHARED: 2 + weak, BATCH: 2 + weak, REUSED: 2 + weak / 2}
-    own, guided = ways[OWN](), ways[SHARED]()
+    own, guided, operations = ways[OWN](), ways[SHARED](), count_operations(step)
     return {
         "layer": LAYER,
         "apart": ((own - guided).norm() / own.norm()).item(),
         "ways": {
-            name: {**found, "passes": passes[name]}
+            name: {
+                **found,
+                "passes": passes[name],
+                "by_operations": operations[name] / operations[OWN],
+            }
             for name, found in rounds.compare_ways(seconds, to=OWN).items()
         },
     }

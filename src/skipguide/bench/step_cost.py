@@ -258,7 +258,7 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
             False,
         ),
         **dict.fromkeys(calls.rescale_names, 0.0),
-        **calls.own_guidance,
+        **dict(calls.own_guidance),
         "scheduler": type("Scheduler", (), {"begin_index": 0, "timesteps": torch.zeros(1)})(),
         "num_timesteps": 1,
         "guider": guider(),

@@ -310,16 +310,17 @@ _RECIPE_WAYS = {
 
 def _recipe_lines(recipe: PlainData) -> Iterator[str]:
     """Yield the table of LTX-2's whole recipe, beside its pipeline's own way."""
-    widths = (42, 6, 10, 16)
+    widths = (42, 6, 10, 16, 13)
     yield (
         f"LTX-2's recipe, CFG + STG (attention of layer {recipe['layer']}) + modality guidance;"
         f" {recipe['apart']:.1g} apart:"
     )
-    yield _line(("way of one step", "passes", "time / own", "interval"), widths)
+    yield _line(("way of one step", "passes", "time / own", "interval", "by operations"), widths)
     yield f"|{'-' * 44}|{'|'.join('-' * (width + 1) + ':' for width in widths[1:])}|"
     for name, words in _RECIPE_WAYS.items():
         way = recipe["ways"][name]
-        yield _line((words, f"{way['passes']:.2f}", _ratio(way), _interval(way)), widths)
+        counted = f"{way['by_operations']:.3f}"
+        yield _line((words, f"{way['passes']:.2f}", _ratio(way), _interval(way), counted), widths)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

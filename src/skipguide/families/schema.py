@@ -173,7 +173,7 @@ class CallConvention:
     scale_argument: str = ""
     unsupported_hint: str = ""
     extra_guidance_flags: tuple[str, ...] = ()
-    own_guidance: Mapping[str, float] = field(default_factory=dict, hash=False)
+    own_guidance: tuple[tuple[str, float], ...] = ()
     audio_names: tuple[str, ...] = ()
 
 

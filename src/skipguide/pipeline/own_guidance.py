@@ -28,7 +28,7 @@ class OwnGuidance:
 
     def __init__(self, pipe: Pipeline, replace: bool):
         self.pipe, self.replace = pipe, replace
-        self._neutral = lookup.call_convention_of(pipe).own_guidance
+        self._neutral = dict(lookup.call_convention_of(pipe).own_guidance)
         self._replaced: PlainData = {}  # by attribute: what the call had written
         self._warned = False  # in this run
 
