@@ -312,6 +312,7 @@ def test_orthogonalize_and_both_terms_are_passed_on(
     plain = {
         "rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None,
         "share_prefix": True, "exact": True, "budget": None, "parallel": None,
+        "audio_rescale": None, "replace_own": False, "skip_step": 0,
     }  # fmt: skip
     assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
 

@@ -680,10 +680,6 @@ REFUSED_PIPELINES: dict[str, str] = {
         "it has no guider: it is distilled, and asks an LTX-2 transformer once a step for estimates"
         " beside tokens of its memory"
     ),
-    "MiniMaxH3ModularPipeline": (
-        "it has no guider: it is guidance-distilled, and its transformer takes video, sound and"
-        " references as rows of one packed sequence"
-    ),
     **dict.fromkeys(
         ("WanAnimate2ModularPipeline", "WanAnimate2DistilledModularPipeline"),
         "its transformer takes lists of latents without a batch, and attends to kept keys of the"

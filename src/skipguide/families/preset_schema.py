@@ -25,7 +25,8 @@ USE, TIED, CFG_ALONE = "use", "not distinguishable", "use CFG alone"
 VERDICTS = (USE, TIED, CFG_ALONE)
 # What [best_stg] has, and a file whose answer is CFG alone has nowhere else.
 OF_TERMS = (
-    "layers", "scale", "skip", "axis", "start", "stop", "rescale", "normalize", "terms", "schedule"
+    "layers", "scale", "skip", "axis", "start", "stop", "rescale", "normalize", "terms", "schedule",
+    "modality_scale", "rescale_space", "audio_rescale", "replace_own",
 )  # fmt: skip
 # What [best_stg] may have besides, where it is not that of [preset.defaults].
 OF_BEST = ("guidance_scale", "num_inference_steps")
@@ -100,6 +101,7 @@ _LAYERS: Check = (
     'a list of layers, as in [34] or ["single:3"]',
     _is_list_of(lambda layer: _is_whole(layer) or _is_text(layer)),
 )
+_SWITCH: Check = ("true or false", lambda value: isinstance(value, bool))
 _ROWS: Check = ("a list of tables", _is_list_of(_is_table))
 _TERM: dict[str, Check] = {
     "layers": _LAYERS,
@@ -109,11 +111,15 @@ _TERM: dict[str, Check] = {
     "start": _number(0, 1),
     "stop": _number(0, 1),
     "rescale": _number(0, 1),
-    "normalize": ("true or false", lambda value: isinstance(value, bool)),
+    "normalize": _SWITCH,
     "terms": ("a list of tables with an axis and a scale", _is_list_of(
         lambda row: _is_table(row) and set(row) == {"axis", "scale"}
     )),
     "schedule": _ROWS,
+    "modality_scale": _number(1),
+    "rescale_space": _one_of(("prediction", "data")),
+    "audio_rescale": _number(0, 1),
+    "replace_own": _SWITCH,
 }  # fmt: skip
 _PRESET: dict[str, Check] = {
     "name": _TEXT,
@@ -251,7 +257,7 @@ def _contradictions(content: ReadOnlyData) -> Iterator[str]:
     """Say what does not go together in a file whose values are right one by one."""
     row = content["preset"]
     verdict = content.get("provenance", {}).get("verdict")
-    has_terms = any(row.get(name) for name in ("layers", "terms", "schedule"))
+    has_terms = any(row.get(name) for name in ("layers", "terms", "schedule", "modality_scale"))
     if has_terms and verdict == CFG_ALONE:
         yield (
             f"a preset whose verdict is {verdict!r} must have no layers, but it has"
