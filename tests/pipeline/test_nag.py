@@ -286,7 +286,11 @@ def test_exact_false_is_the_same_under_nag() -> None:
 # --- refusals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [row for row in FAMILIES if row.negative is None], ids=str)
+@pytest.mark.parametrize(
+    "family",
+    [row for row in FAMILIES if row.negative is None],
+    ids=lambda row: row.name,  # not str: it would hold the addresses of functions
+)
 def test_families_without_it_say_why(family: Any) -> None:
     assert family.no_nag
     name = next((name for name in builders() if name.split()[0] in family.pipelines), None)
