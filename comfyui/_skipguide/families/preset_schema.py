@@ -336,8 +336,9 @@ def _check_terms(row: ReadOnlyData) -> None:
         raise ValueError(
             "scale and axis must be those of the terms, but stand beside them. Leave them out."
         )
+    is_modality_alone = row.get("modality_scale") and not row.get("layers")
     for term in row.get("terms") or (row,):
-        if not term.get("scale"):
+        if not term.get("scale") and not is_modality_alone:
             raise ValueError(
                 f"scale must be a finite number above 0, but got {term.get('scale')!r}. Correct it;"
                 " a preset of CFG alone has no layers."

@@ -202,14 +202,14 @@ class GuidedCalls:
                 known.begin_run(joins=index > 0)
         before = self._step if same_run else None
         has_cfg = self._loop.has_cfg(frame)
+        if not same_run and not has_cfg:
+            self._log_price(guided)
         if self._run.differences.needs_plan and self.family.unet is None:
             self._choose_plan(guided, index, has_cfg)
         self._step = step = self._run.decide_step(index, has_cfg, guided)
         if before is not None and before.has_nag != step.has_nag:
             for known in self._guided_denoisers.values():
                 known.forget_caches()  # which are those of c with NAG, or without it
-        if not same_run and not step.has_cfg:
-            self._log_price(guided)
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._own_guidance.settle(frame, bool(step.active_terms))
         self._loop.add_calls(step, frame)
