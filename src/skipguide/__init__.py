@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from skipguide.method.loras import WithLoRA, WithoutLoRA
     from skipguide.method.restart import Restart
-    from skipguide.method.terms import NAG, SLG, STG, Bin, Random, Schedule
+    from skipguide.method.terms import NAG, SLG, STG, Bin, Modality, Random, Schedule
     from skipguide.models.context_parallel import enable_context_parallel
     from skipguide.pipeline.guide import Guide, guide
     from skipguide.tuning.api import tune

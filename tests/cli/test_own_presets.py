@@ -98,7 +98,10 @@ def test_a_broken_file_is_listed_as_such(folder: Path) -> None:
         (("--name", "x"), "--name is for --add, but there is none"),
         (("--overwrite",), "--overwrite is for --add, but there is none"),
         (("--add", "tune.toml", "--remove", "x"), "--add and --remove cannot be combined"),
-        (("--add", "tune.toml", "--model", "x"), "--model, --pipeline, --recommended and --steps say what is listed"),
+        (
+            ("--add", "tune.toml", "--model", "x"),
+            "--model, --pipeline, --recommended and --steps say what is listed",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(folder: Path, args: tuple[str, ...], message: str) -> None:

@@ -48,6 +48,7 @@ def recipe_ways(step: BenchmarkStep, g: float) -> dict[str, Callable[[], Tensor]
 def _run_own(step: BenchmarkStep, g: float) -> Tensor:
     """Make the step as LTX2Pipeline does: u and c as a batch, and two more full passes."""
     c, u = step.predict_cond_and_uncond()
+    assert u is not None  # LTX-2 has CFG
     (weak, *_) = step.predict({**step.cond, "spatio_temporal_guidance_blocks": [LAYER]})
     (apart, *_) = step.predict({**step.cond, "isolate_modalities": True})
     modality = (MODALITY_SCALE - 1) * (c - apart)
