@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from skipguide.cli import app
 from skipguide.lab import score_text
 from skipguide.paper.reuse import page, published, rows, study
 
@@ -41,6 +43,16 @@ def test_study_is_resumed_and_reported(short: None, tmp_path: Path) -> None:
     assert f"| {rows.BUDGET} | 16 | {found[rows.BUDGET].passes:.2f} |" in text
     assert "not made yet: `skipguide paper reuse --model opensora`" in text
     assert (tmp_path / "docs" / "reuse" / "passes.png").is_file()
+
+
+@pytest.mark.matrix
+def test_the_main_rows_alone(short: None, tmp_path: Path) -> None:
+    folders = ["--folder", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
+    asked = ["paper", "reuse", "--main-only", "--clips", "16", *folders]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    found = [row.name for row in page.read(tmp_path / "docs", "mochi")]
+    assert found == [rows.EXACT, rows.PLAIN, rows.BUDGET]
 
 
 def test_rows_are_made_from_the_same_noise(short: None, tmp_path: Path) -> None:

@@ -333,6 +333,10 @@ def reuse(
     clips: Annotated[
         int, typer.Option(help="Of the main rows, a multiple of 16; the others have up to 128.")
     ] = 1024,
+    main_only: Annotated[
+        bool,
+        typer.Option("--main-only", help="Only the main rows: exact, CFG, and the budget of 2."),
+    ] = False,
     folder: Folder = RUNS,
     docs: Annotated[
         Path,
@@ -358,7 +362,8 @@ def reuse(
     if text_only:
         typer.echo(page.fill(docs))
         return
-    order = study.Study(folder / "reuse", name, clips)
+    made = tuple(row for row in rows.ROWS if row.is_main or not main_only)
+    order = study.Study(folder / "reuse", name, clips, made)
     _make_study(order)
     typer.echo(page.write(order, docs))
 
