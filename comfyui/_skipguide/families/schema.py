@@ -20,7 +20,9 @@ Entry = tuple[nn.Module, str]  # (parent, name of its child)
 
 @dataclass(frozen=True)
 class TextAttention:
-    """Where the video of a block attends to the text, for guidance by a negative prompt (NAG).
+    """Name the attention of a block in which the video attends to the text, and its inputs.
+
+    Guidance by a negative prompt (NAG) acts there.
 
     In cross-attention the text is an argument of the block, the same for all of them. In joint
     attention it is a stream, which every block changes.
@@ -49,7 +51,7 @@ class TextAttention:
 
 @dataclass(frozen=True)
 class NegativePrompt:
-    """How the negative prompt of a pipeline's call becomes inputs of the denoiser (NAG).
+    """Describe how the negative prompt of a pipeline's call becomes inputs of the denoiser (NAG).
 
     Args:
         inputs: the denoiser's inputs that come from the text, each with the name of what it is.

@@ -1,4 +1,4 @@
-"""What a published setting becomes in a run of few steps without CFG: its steps and its price.
+"""Say what a published setting becomes in a run of few steps without CFG: its steps and its price.
 
 A window is fractions of a run, and holds fewer steps of a short one, or none. The price is counted
 on the family's example at the depth of the preset's model, as a guided run counts it."""

@@ -170,7 +170,7 @@ class BenchmarkStep:
 
     @property
     def plain_passes(self) -> int:
-        """How many passes a step without STG has: c, and u where there is CFG."""
+        """Return the passes of a step without STG: c, and u where there is CFG."""
         return 1 if self.calls.cfg_mode == "none" else 2
 
     def floor_ratio(self, times: list[tuple[float, dict[int, float]]]) -> float:

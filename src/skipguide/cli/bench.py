@@ -189,6 +189,8 @@ def _measure_startup(arguments: str, as_json: bool) -> None:
 
 def _families_table(results: list[Result]) -> str:
     """Format one row for each family."""
+    from skipguide.bench import summary
+
     lines = [
         (
             "| family | CFG | blocks | layer | full weak pass | skipguide | interval | floor |"
@@ -208,7 +210,8 @@ def _families_table(results: list[Result]) -> str:
         if any(r["floor_by"] == "FLOPs" for r in results)
         else []
     )
-    return "\n".join([f"{what}; {where}", "", *lines, "", _interval_note(r), *note])
+    said = summary.summarize(results)
+    return "\n".join([f"{what}; {where}", "", *lines, "", *said, "", _interval_note(r), *note])
 
 
 def _interval_note(r: Result) -> str:

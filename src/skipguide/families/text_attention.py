@@ -1,4 +1,4 @@
-"""Where the video attends to the text, and where a negative prompt comes from: data of the families
+"""Data of the families: where the video attends to the text, and where a negative prompt comes from
 for NAG.
 
 `schema.TextAttention` and `schema.NegativePrompt` say what the fields mean. A row without them has

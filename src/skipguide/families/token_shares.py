@@ -1,4 +1,4 @@
-"""How the tokens of a video are divided among processes, where diffusers has no plan for a model.
+"""Divide the tokens of a video among processes, for models for which diffusers has no plan.
 
 A row says what diffusers' context parallelism has to split and to gather, for its
 `enable_parallelism(cp_plan=...)`, and what its attentions need beside that;
@@ -18,7 +18,7 @@ Dims = int | tuple[int, ...]  # of a tensor, or of each of several
 
 @dataclass(frozen=True)
 class TokenShares:
-    """What is split and gathered in one model.
+    """Describe which tensors of one model are split among processes, and which are gathered.
 
     Args:
         inputs: by the path of a module ("*" is every block of a list), the dimension of the tokens

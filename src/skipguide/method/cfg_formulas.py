@@ -47,7 +47,7 @@ class MomentumBuffer:
 
 @dataclass(frozen=True)
 class RuleContext:
-    """What a rule may have to know of a step beside c, u and g.
+    """Hold the facts of a step that some rules need beside c, u and g.
 
     Args:
         momentum: of this output in this run; APG changes it.

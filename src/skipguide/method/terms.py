@@ -16,6 +16,7 @@ from skipguide.method.masks import read_mask
 from skipguide.method.reuse import DEFAULT_TOLERANCE, Every, Reuse
 
 Layer = int | str
+MAX_OUTPUTS = 2  # of a denoiser: video and audio
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,17 @@ class STG:
         scale = max(listed) if step is None else listed[step if len(listed) > 1 else 0]
         audio = scale if self.audio_scale is None else self.audio_scale
         return tuple(one - self.NEUTRAL_SCALE for one in (scale, audio)[:outputs])
+
+    def guided_steps(self, num_steps: int) -> list[int] | None:
+        """Return the steps of a run in the window at which a scale is above 0.
+
+        Returns:
+            None for a list of scales of another length than the run.
+        """
+        if isinstance(self.scale, (list, tuple)) and len(self.scale) != num_steps:
+            return None
+        window = formula.steps_in_window(self.start, self.stop, num_steps)
+        return [step for step in window if max(self.scales(MAX_OUTPUTS, step)) > 0]
 
     def check_steps(self, num_steps: int) -> None:
         """Check that a list of scales has one for each step of a run.

@@ -15,9 +15,8 @@ _PLACES = ("base_model", "component")  # whose content is in the fingerprint of 
 def without_places(content: ReadOnlyData) -> PlainData:
     """Return complete settings, ready for JSON, without the places of files.
 
-    A LoRA is what is in it, on which denoiser, and how strongly, and a mask what is in it. What is
-    in the files of the other
-    settings is in `loading.weights_fingerprint`.
+    A LoRA stands for its content, its denoiser and its strength, a mask for its content. The
+    content of the files of the other settings is in `loading.weights_fingerprint`.
     """
     kept = {name: value for name, value in content.items() if name not in _PLACES}
     if kept.get("lora"):

@@ -9,14 +9,13 @@ from skipguide.method import formula
 from skipguide.method.cfg_rules import CFGReuse, CFGRule, CFGZero, Interval
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.reuse import DifferenceHistory, NoisePath, Placement, Reuse
-from skipguide.method.terms import SLG, STG
+from skipguide.method.terms import MAX_OUTPUTS, SLG, STG
 from skipguide.pipeline import budget, noise_levels
 from skipguide.pipeline.budget import BudgetPlan, Demand
 
 if TYPE_CHECKING:
     from skipguide.pipeline.run import Loop
 
-MAX_OUTPUTS = 2  # of a denoiser: video and audio
 _PLANNED = Reuse(extrapolate=2)
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from skipguide.method import cfg_rules, formula
+from skipguide.method import cfg_rules
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import STG
 from skipguide.pipeline import budget
-from skipguide.pipeline.differences import MAX_OUTPUTS
 
 _OTHER_NUMBERS = ("pyramid_num_inference_steps_list",)  # arguments by which a run has more steps
 
@@ -44,19 +43,10 @@ def check_budget(
     passes = float(needs_uncond)
     if request.schedule is None:  # which bins a run comes through, its noise levels say
         for term, cost in zip(request.terms, weak_costs, strict=True):
-            if isinstance(term, STG) and _is_ever_on(term, zero, num_steps):
-                passes += cost
+            # A list of another length than the run is told of elsewhere.
+            on = (term.guided_steps(num_steps) or []) if isinstance(term, STG) else []
+            passes += cost * any(step >= zero for step in on)
     budget.check_least(request.budget, passes, num_steps)
-
-
-def _is_ever_on(term: STG, first: int, num_steps: int) -> bool:
-    if isinstance(term.scale, (list, tuple)) and len(term.scale) != num_steps:
-        return False  # which is said elsewhere
-    return any(
-        formula.is_in_window(term.start, term.stop, i, num_steps)
-        and max(term.scales(MAX_OUTPUTS, i)) > 0
-        for i in range(first, num_steps)
-    )
 
 
 def count_steps(pipe: Any, frame: FrameType) -> int | None:

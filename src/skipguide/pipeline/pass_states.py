@@ -13,14 +13,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class CacheContext:
-    """What is set around a pass."""
+    """Name the pass that runs, as diffusers' own contexts of caches do."""
 
     name: str
 
 
 @dataclasses.dataclass
 class PassState:
-    """What an attention keeps from step to step in one pass.
+    """Hold the state of one attention from step to step, in one of the passes.
 
     Args:
         iteration: how often it was called.
@@ -58,7 +58,7 @@ class PassStates:
 
     @property
     def iteration(self) -> int:
-        """How often the module was called."""
+        """Return how often the module was called."""
         return self._state().iteration
 
     @iteration.setter
@@ -67,7 +67,7 @@ class PassStates:
 
     @property
     def cache(self) -> Any:
-        """What the module returned last."""
+        """Return the last output of the module."""
         return self._state().cache
 
     @cache.setter

@@ -1,10 +1,9 @@
-"""What a run without CFG costs, said before it begins: c, and what the weak passes add."""
+"""Say before a run without CFG begins what it costs: c, and what the weak passes add."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skipguide.method import formula
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import STG
 
@@ -28,10 +27,9 @@ def weak_passes_per_step(
     total = 0.0
     for term, cost in zip(request.terms, costs, strict=True):
         if isinstance(term, STG):
-            if isinstance(term.scale, (list, tuple)) and len(term.scale) != num_steps:
+            on = term.guided_steps(num_steps)
+            if on is None:
                 return None
-            window = formula.steps_in_window(term.start, term.stop, num_steps)
-            on = [step for step in window if max(term.scales(2, step)) > 0]
             total += cost * term.reuse.count(len(on))
     return total / num_steps
 

@@ -17,7 +17,6 @@ from skipguide.files import video
 from skipguide.generate import preflight, record, run
 from skipguide.generate.resolve import resolve_model, resolve_settings, words_of_flags
 from skipguide.generate.settings import GenerationSettings
-from skipguide.method import formula
 from skipguide.method.terms import SLG, STG
 from skipguide.models import fingerprint, loading
 from skipguide.runs import prompt_cache
@@ -260,16 +259,7 @@ def _shares_of_steps(complete: GenerationSettings) -> dict[int, float]:
     assert steps is not None
     terms = () if request.schedule is not None else request.terms
     return {
-        place: _count_weak_passes(term, steps) / steps
+        place: term.reuse.count(len(term.guided_steps(steps) or ())) / steps
         for place, term in enumerate(terms)
         if isinstance(term, STG)
     }
-
-
-def _count_weak_passes(term: STG, steps: int) -> int:
-    guided = sum(
-        any(term.scales(2, step))
-        for step in range(steps)
-        if formula.is_in_window(term.start, term.stop, step, steps)
-    )
-    return term.reuse.count(guided)
