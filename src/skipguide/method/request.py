@@ -194,7 +194,7 @@ class GuidanceRequest:
 
     @property
     def reuses(self) -> list[Reuse]:
-        """Return when each difference is computed: c - p of each STG term, then c - u of a CFGReuse."""
+        """Return when c - p of each STG term is computed, then when c - u of a CFGReuse is."""
         found = [term.reuse for term in self.terms if isinstance(term, STG)]
         return [*found, self.cfg.reuse] if isinstance(self.cfg, cfg_rules.CFGReuse) else found
 
