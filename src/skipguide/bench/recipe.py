@@ -65,10 +65,10 @@ def _run_guided(step: BenchmarkStep, steps: int, every: int, exact: bool = True)
         return step.pipe(steps)
 
 
-def count_operations(step: BenchmarkStep) -> dict[str, float]:
-    """Return the floating point operations of each way, in forward passes of one sample.
+def count_operations(step: BenchmarkStep) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the floating point operations of each way, and of its weak passes, by their names.
 
-    They are counted on a copy of the denoiser without weights.
+    They are in forward passes of one sample, counted on a copy of the denoiser without weights.
     """
     model, inputs = flops.build_meta_model(step.model), flops.to_meta_tensors(step.cond)
     sites = blocks.layer_sites(step.family, model)
@@ -82,9 +82,10 @@ def count_operations(step: BenchmarkStep) -> dict[str, float]:
             return flops.count_flops(model, inputs) / whole
 
     apart = count(range(len(sites)), perturbations.ISOLATION)
-    weak = count([LAYER], "attention", shared=True) + apart
-    own = 2 + count([LAYER], "attention") + apart
-    return {OWN: own, SHARED: 2 + weak, BATCH: 2 + weak, REUSED: 2 + weak / 2}
+    stg = count([LAYER], "attention", shared=True)
+    own, weak = 2 + count([LAYER], "attention") + apart, stg + apart
+    ways = {OWN: own, SHARED: 2 + weak, BATCH: 2 + weak, REUSED: 2 + weak / 2}
+    return ways, {"STG": stg, "modality": apart}
 
 
 def measure_round(
@@ -109,9 +110,11 @@ def summarize(
     seconds = {name: [found[name] for found in measured] for name in ways}
     weak = stack_cost(len(step.sites), LAYER, 0) + 1
     passes = {OWN: 4.0, SHARED: 2 + weak, BATCH: 2 + weak, REUSED: 2 + weak / 2}
-    own, guided, operations = ways[OWN](), ways[SHARED](), count_operations(step)
+    own, guided = ways[OWN](), ways[SHARED]()
+    operations, weak_operations = count_operations(step)
     return {
         "layer": LAYER,
+        "weak_passes_by_operations": weak_operations,
         "apart": ((own - guided).norm() / own.norm()).item(),
         "ways": {
             name: {

@@ -14,8 +14,10 @@ def summarize(results: Sequence[PlainData]) -> list[str]:
     """Return lines about the results of `step_cost.run` for several families.
 
     Args:
-        results: one for each family; ratios are to a step of CFG.
+        results: one for each family. Those without CFG are left out, for their ratios are to a
+            step of c alone.
     """
+    results = [result for result in results if result["cfg"] != "none"]
     full, shared = (_ratios(results, way) for way in ("full", "shared"))
     floors = [result["floor_ratio"] for result in results]
     saved = 1 - (sum(shared) - len(shared)) / (sum(full) - len(full))

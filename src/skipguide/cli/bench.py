@@ -324,6 +324,9 @@ def _recipe_lines(recipe: PlainData) -> Iterator[str]:
         way = recipe["ways"][name]
         counted = f"{way['by_operations']:.3f}"
         yield _line((words, f"{way['passes']:.2f}", _ratio(way), _interval(way), counted), widths)
+    counted = recipe["weak_passes_by_operations"].items()
+    passes = ", ".join(f"{name} {cost:.2f}" for name, cost in counted)
+    yield f"weak passes of skipguide by operations, in forward passes: {passes}"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from skipguide.families import presets, tables
@@ -14,6 +14,7 @@ from skipguide.weak.weak_pass import stack_cost
 
 BUDGET = 2.0
 STEPS = 50  # where a model's own number is not known
+WEAK, MODALITY = "weak", "modality"  # passes
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class PublishedLayer:
     Args:
         model: its hub id.
         layer: the first one that is skipped.
-        cost: of the weak pass with the shared prefix, in forward passes.
+        cost: of the weak passes with the shared prefix, in forward passes.
         has_cfg: whether the model runs with CFG.
         plan: at `BUDGET`, on noise levels in equal steps.
     """
@@ -55,11 +56,13 @@ def published_layers() -> Iterator[PublishedLayer]:
 def _published_layer(row: Preset, stacks: dict[str, int]) -> PublishedLayer:
     sizes = [row.depth or next(iter(stacks.values())), *list(stacks.values())[1:]]
     position = _position(row.layers[0], dict(zip(stacks, sizes, strict=True)))
-    cost = stack_cost(sum(sizes), position, row.skip == "residual")
+    weak = {WEAK: (stack_cost(sum(sizes), position, row.skip == "residual"), row.scale)}
+    if row.modality_scale > 1:  # in all blocks
+        weak[MODALITY] = (1.0, row.modality_scale - 1)
     g = row.defaults.get("guidance_scale")
     steps = row.defaults.get("num_inference_steps") or STEPS
-    plan = _plan(cost, g, row.scale, steps)
-    return PublishedLayer(row.model, row.layers[0], cost, g is not None, plan)
+    cost = sum(each for each, _ in weak.values())
+    return PublishedLayer(row.model, row.layers[0], cost, g is not None, _plan(weak, g, steps))
 
 
 def _position(layer: int | str, stacks: dict[str, int]) -> int:
@@ -71,10 +74,20 @@ def _position(layer: int | str, stacks: dict[str, int]) -> int:
     return sum(stacks[known] for known in before) + int(number)
 
 
-def _plan(cost: float, g: float | None, scale: float, steps: int) -> BudgetPlan:
+def _plan(weak: Mapping[str, tuple[float, float]], g: float | None, steps: int) -> BudgetPlan:
+    """Return the plan of a budget.
+
+    Args:
+        weak: the cost and the scale of each weak pass, by its name.
+        g: the guidance scale, None without CFG.
+        steps: of the run.
+    """
     path = NoisePath([1 - i / steps for i in range(steps)])
     every, first = tuple(range(steps)), frozenset({0})
-    demands = [Demand("weak", cost, every, first, (scale,) * steps, budget.WEAK_LENGTH)]
+    demands = [
+        Demand(name, cost, every, first, (scale,) * steps, budget.WEAK_LENGTH)
+        for name, (cost, scale) in weak.items()
+    ]
     if g is not None:
         scales = (g - 1,) * steps
         demands.insert(0, Demand("u", 1.0, every, first, scales, budget.UNCOND_LENGTH))
@@ -91,5 +104,6 @@ def table() -> Iterator[str]:
             for demand, chosen in zip(row.plan.demands, row.plan.computed, strict=True)
         }
         exact, planned = f"{row.exact:.2f}", f"{row.plan.passes_per_step:.2f}"
-        cells = [row.model, str(row.layer), exact, planned]
-        yield f"| {' | '.join([*cells, counts.get('u', 'no CFG'), counts['weak']])} |"
+        weak = counts[WEAK] + (f", of modality {counts[MODALITY]}" if MODALITY in counts else "")
+        cells = [row.model, str(row.layer), exact, planned, counts.get("u", "no CFG"), weak]
+        yield f"| {' | '.join(cells)} |"
