@@ -60,7 +60,7 @@ _FIXED_ARGUMENTS = {
 }  # fmt: skip
 _OF_RUNS = (
     "_guided_denoisers", "_undo_patches", "_hooks", "_run", "_guided_step", "_guided",
-    "_cond_output", "_context",
+    "_cond_output", "_context", "_checked_denoisers",
 )  # fmt: skip
 
 

@@ -379,6 +379,7 @@ def test_ltx2_recipe_is_the_same_step_and_costs_what_is_counted() -> None:
     assert found["apart"] < 1e-5
     assert [found["ways"][name]["passes"] for name in ways] == [4.0, 3.125, 3.125, 2.5625]
     operations, weak = recipe.count_operations(step)
+    assert weak["STG"] == pytest.approx(4 / 32, abs=0.02)  # three blocks, and one without its map
     assert 0 < 4 - operations["own"] < 0.5  # nothing between video and sound in one of them
     saved = (operations["own"] - operations["shared"]) * 32
     assert 27 < saved < 28  # blocks of 32; a pass has embeddings too

@@ -94,9 +94,8 @@ def test_fdg_in_pipelines(name: str) -> None:
         pair = [value.double() for value in (c, u)]
         if name.startswith("Kandinsky"):
             pair = [value.movedim(-1, 1) for value in pair]
-        fine, coarse = pyramids.take_apart((pair[0] - pair[1]).numpy(), 2)
-        fine, coarse = torch.from_numpy(fine), torch.from_numpy(pyramids.expand(coarse))
-        D = pair[1] + g.double() * fine + (1 + 0.3 * (g.double() - 1)) * coarse
+        scales = [g.double().numpy(), (1 + 0.3 * (g.double() - 1)).numpy()]
+        D = torch.from_numpy(pyramids.guided(*(each.numpy() for each in pair), scales))
         return (D.movedim(1, -1) if name.startswith("Kandinsky") else D).to(c.dtype)
 
     expected = played(given, on_prediction(given, rule))
@@ -164,7 +163,6 @@ def test_tag_leaves_a_learned_variance_alone() -> None:
         seen.append(kwargs["latents"].clone())
         return {}
 
-    start = torch.randn(2, 4, *[3, 8, 8], generator=torch.Generator().manual_seed(3))
     with oracle.listening(given) as heard:
         oracle.run(given, **given.short)
     shape = heard[0].kwargs["hidden_states"].shape

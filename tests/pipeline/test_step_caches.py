@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any
+import itertools
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from skipguide import SLG, STG, CFGReuse, Random, Restart, guide
 from skipguide.method.cfg_rules import Interval
+from skipguide.weak.weak_pass import WeakPass
 from support import foreign, oracle
 from support.cached import STEPS, Copies, Copy, Push, blocks_of, by_copies, configs
 from support.tiny import builders
@@ -166,16 +168,28 @@ class Reused(Copies):
 
 @pytest.mark.parametrize("cache", ["first block", "mag", "taylor seer", "pyramid"])
 def test_layers_drawn_at_each_step_are_other_models(cache: str) -> None:
-    """Each is computed, from the shared prefix where there is one: as by a pass without a cache."""
+    """Each has states of its own, which it loses once it is not drawn in a step."""
     small = build("MochiPipeline")
-    terms = [STG(Random(0.25), scale=1.0)]
-    shared, handle = cached(small, cache, *terms)
+    terms, seen = [STG(Random(0.25), scale=1.0)], list[set[str]]()
+
+    def look(*_: Any) -> dict[str, Any]:
+        seen.append(contexts(small))
+        return {}
+
+    switch_on(small, cache)
+    try:
+        with guide(small.pipe, *terms) as handle:
+            shared = run(small, callback_on_step_end=look)
+    finally:
+        switch_off(small)
     full, _ = cached(small, cache, *terms, share_prefix=False)
     assert torch.equal(shared, full)
-    drawn = [weak.skipped for weak in handle.passes.weak_runs]
+    drawn = [cast("WeakPass", one).skipped for one in handle.passes.weak_runs]
     assert len(drawn) == 2  # of four blocks the inner two
-    names = {f"weak 0 without {skipped}" for skipped in drawn}
-    assert not names & contexts(small)
+    assert all({"cond", "uncond"} <= names for names in seen)
+    weak = [{name for name in names if name.startswith("weak")} for names in seen]
+    assert set().union(*weak) == {f"weak 0 without {skipped}" for skipped in drawn}
+    assert any(before - now for before, now in itertools.pairwise(weak))
 
 
 def contexts(small: Tiny) -> set[str]:
@@ -349,14 +363,17 @@ def test_a_weak_model_has_a_cache_of_its_own_or_none(cache: str) -> None:
     for own in (True, False):
         made = weak(small, cache) if own else weak(small, "none")
         made.model.load_state_dict(other.state_dict())
-        theirs = by_hand(small, passes_of(small, cache, Push(made)))
+        copies = passes_of(small, cache, Push(made))
+        theirs = by_hand(small, copies)
         if own:
             other.enable_cache(copy.deepcopy(configs()[cache]))
         ours, handle = cached(small, cache, STG(weak=other))
         if own:
             other.disable_cache()
         assert_equal(ours, theirs)
-        assert (handle.passes.weak < STEPS) is False  # what would run without a cache
+        if cache in LEADERS:  # blocks are counted
+            depth = len(blocks_of(small.pipe.transformer))
+            assert handle.passes_per_step == pytest.approx(copies.runs() / depth / STEPS)
 
 
 @pytest.mark.parametrize("cache", ["first block", "taylor seer"])

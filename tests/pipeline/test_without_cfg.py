@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -224,13 +225,14 @@ def test_data_space_is_where_the_scheduler_estimates_the_data(name: str) -> None
     def rescaled(c: torch.Tensor, p: torch.Tensor, call: int) -> torch.Tensor:
         a, b = coefficients(small, call % len(small.pipe.scheduler.timesteps))
         levels.append((a, b))
-        x = sample_of(small, c)
+        x = samples[call]
+        assert x.shape == c.shape
         data, moved = a * x + b * c, a * x + b * pushed(c, p)
         dims = tuple(range(1, c.ndim))
         ratio = data.std(dims, keepdim=True) / moved.std(dims, keepdim=True)
         return (moved * (phi * ratio + 1 - phi) - a * x) / b
 
-    with by_hand(small, paths(small, layer), rescaled):
+    with by_hand(small, paths(small, layer), rescaled), samples_of(small) as samples:
         theirs = run(small)
     with guide(small.pipe, STG([layer], SCALE), rescale=phi, rescale_space="data"):
         ours = run(small)
@@ -250,11 +252,21 @@ def coefficients(small: Tiny, step: int) -> tuple[float, float]:
     return ab**-0.5, -((1 - ab) ** 0.5) / ab**0.5  # x_0 = (x - sqrt(1 - ab) eps) / sqrt(ab)
 
 
-def sample_of(small: Tiny, c: torch.Tensor) -> torch.Tensor:
-    """The latents that the running pipeline is about to step."""
-    from skipguide.pipeline import call_frame
+@contextlib.contextmanager
+def samples_of(small: Tiny) -> Iterator[list[torch.Tensor]]:
+    """The noisy sample that each call of the denoiser gets: its first input."""
+    found: list[torch.Tensor] = []
 
-    return call_frame.find_tensor(small.pipe, "latents", c.shape)
+    def look(_: Any, args: Any, kwargs: Any) -> None:
+        named = [kwargs[name] for name in ("hidden_states", "sample") if name in kwargs]
+        found.append([*args, *named][0].clone())
+
+    hooks = [m.register_forward_pre_hook(look, with_kwargs=True) for m in oracle.models(small)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def test_kinds_of_schedulers_of_distilled_models() -> None:

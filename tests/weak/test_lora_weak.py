@@ -194,7 +194,7 @@ def test_no_weights_are_copied() -> None:
 
     family = family_of(small.pipe)
     for weak, _ in WEAK:
-        made = lora.LoRAPass(family, model, layer_sites(family, model), weak, None)
+        made = lora.LoRAPass(family, model, layer_sites(family, model), weak, 0, None)
         assert made.full_patches
         for _, _, module in made.full_patches:
             assert {p.data_ptr() for p in module.parameters()} <= known

@@ -19,6 +19,7 @@ from skipguide.method import formula, masks
 from skipguide.method.request import GuidanceRequest
 from skipguide.weak.push_masks import lay_out
 from support import oracle
+from support.played import played
 from support.tiny import tiny
 from support.tiny.base import Tiny
 
@@ -147,8 +148,7 @@ def test_masks_that_complete_each_other_are_two_terms() -> None:
 
 
 def test_normalized_orthogonal_rescaled_and_beside_slg() -> None:
-    """By the formula: lengths and inner products are those of whole differences, the deviation that
-    of the masked D."""
+    """By the formula: lengths and inner products are those of whole differences."""
     torch.manual_seed(0)
     c, p, q = (torch.randn(2, 3, 2, 4, 4) for _ in range(3))
     mask = torch.rand(1, 1, 2, 4, 4)
@@ -165,6 +165,30 @@ def test_normalized_orthogonal_rescaled_and_beside_slg() -> None:
         with guide(small.pipe, *terms, rescale=0.7, orthogonalize=True):
             runs.append(oracle.run(small, **small.short))
     assert torch.equal(*runs)
+
+
+def test_the_deviation_is_that_of_the_masked_D() -> None:
+    """A rescaled run by hand, from separate passes: Algorithm 4 on u + g (c - u) + s m (c - p)."""
+    given, s, phi = tiny("WanPipeline"), 1.3, 0.7
+    frames, rows, columns = grid_of("WanPipeline")
+    left = torch.zeros(1, frames, rows, columns)
+    left[..., : columns // 2] = 1
+    with guide(given.pipe, STG([1], s, mask=left), rescale=phi):
+        found = oracle.run(given, **given.short)
+    done: list[list[torch.Tensor]] = []
+
+    def D(i: int, _: int, c: torch.Tensor, u: torch.Tensor, g: Any) -> torch.Tensor:
+        step, _ = oracle.calls_of_step(given, i, done, dict(given.short))
+        weak = oracle.weakened(step.calls[0].model, ["blocks.1"], "residual", ["attn1"])
+        with torch.no_grad():
+            p = oracle.samples(weak(**step.cond))[0]
+        pushed = u + g * (c - u) + s * left[:, None] * (c - p)
+        dims = tuple(range(1, c.ndim))
+        ratio = c.std(dims, keepdim=True) / pushed.std(dims, keepdim=True)
+        done.extend([[pushed * (phi * ratio + 1 - phi)]] * 2)
+        return done[-1][0]
+
+    torch.testing.assert_close(found, played(given, D), atol=1e-4, rtol=1e-3)
 
 
 def test_bfloat16_one_batch_and_reuse() -> None:

@@ -173,11 +173,11 @@ class STG:
 
     @property
     def highest_scale(self) -> float:
-        """`scale`, the largest of a list."""
+        """Return `scale`, of a list the largest."""
         return max(self._scale_list())
 
     def scales(self, outputs: int, step: int | None = None) -> tuple[float, ...]:
-        """s for each output of the denoiser: video, then audio if it has any.
+        """Return s for each output of the denoiser: video, then audio if it has any.
 
         Args:
             step: of the run; None asks for the largest of all steps.
@@ -275,8 +275,11 @@ class Modality(STG):
         super().__init__(layers, scale, audio_scale=audio_scale, **options)
 
     def __post_init__(self) -> None:
-        usual = {"skip": perturbations.ISOLATION, "axis": None, "strength": None, "weak": None}
-        given = [name for name, default in usual.items() if getattr(self, name) != default]
+        given = [
+            entry.name
+            for entry in fields(self)
+            if entry.name in self.FOREIGN_ARGUMENTS and getattr(self, entry.name) != entry.default
+        ]
         if given or isinstance(self.layers, Random):
             came = ", ".join(given) or repr(self.layers)
             raise ValueError(

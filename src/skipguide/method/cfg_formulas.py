@@ -7,6 +7,7 @@ papers that cfg_rules.py names.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -289,7 +290,13 @@ def _resize(frames: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _blur(frames: Tensor) -> Tensor:
-    row = frames.new_tensor(_BLUR)
-    kernel = (row[:, None] * row)[None, None]
     padded = F.pad(frames.reshape(-1, 1, *frames.shape[-2:]), (2, 2, 2, 2), mode="reflect")
-    return F.conv2d(padded, kernel).reshape(frames.shape)
+    return F.conv2d(padded, _blur_kernel(frames.dtype, frames.device)).reshape(frames.shape)
+
+
+@functools.lru_cache(maxsize=8)
+def _blur_kernel(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the weights `(1, 1, 5, 5)`; made at each step they would wait for the device."""
+    with torch.inference_mode(False):
+        row = torch.tensor(_BLUR, dtype=dtype, device=device)
+        return (row[:, None] * row)[None, None]

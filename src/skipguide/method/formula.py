@@ -81,9 +81,11 @@ def combine(
         D = cfg(c, u, g)
     if push is not None:
         D = D + push
-    if finish is not None:
-        prediction, *learned = D.chunk(2, dim=1) if variance else (D,)
-        D = torch.cat([finish(prediction), *learned], dim=1)
+    if finish is not None and variance:
+        prediction, learned = D.chunk(2, dim=1)
+        D = torch.cat([finish(prediction), learned], dim=1)
+    elif finish is not None:
+        D = finish(D)
     if phi == 0:
         return D
     if variance:

@@ -116,9 +116,10 @@ class GuidanceRequest:
 
     def _check_skip_step(self) -> None:
         validate.check_integer("skip_step", self.skip_step, 0, "Leave it out for 0.")
-        zero = isinstance(self.cfg, cfg_rules.CFGZero) and self.cfg.zero_steps > 0
-        others = {"a budget": self.budget is not None, "restart": bool(self.restart),
-                  "CFGZero with zero_steps above 0": zero, "NAG": self.nag is not None}  # fmt: skip
+        others = {
+            "a budget": self.budget is not None, "restart": bool(self.restart),
+            "CFGZero with zero_steps above 0": self.zero_steps > 0, "NAG": self.nag is not None,
+        }  # fmt: skip
         beside = [name for name, on in others.items() if on]
         if self.skip_step and beside:
             raise ValueError(
@@ -191,6 +192,11 @@ class GuidanceRequest:
         """True if there is a rule that speaks of u, and so needs CFG."""
         speaks_of_u = not isinstance(self.cfg, cfg_rules.TAG) or self.cfg.align > 0
         return self.cfg is not None and speaks_of_u
+
+    @property
+    def zero_steps(self) -> int:
+        """Return how many steps at the beginning predict zero (CFGZero)."""
+        return self.cfg.zero_steps if isinstance(self.cfg, cfg_rules.CFGZero) else 0
 
     @property
     def reuses(self) -> list[Reuse]:

@@ -416,8 +416,9 @@ class GuidedDenoiser:
     def _make_weak_pass(self, j: int, step: int) -> weak_pass.WeakPass | AutoguidancePass:
         term = self.terms[j]
         if isinstance(term, STG) and term.changes_lora:
+            (first,) = self._positions.get(j, [0])
             cache = self.prefix_cache if j in self._positions else None
-            return LoRAPass(self.family, self.denoiser, self.sites, term.weak, cache)
+            return LoRAPass(self.family, self.denoiser, self.sites, term.weak, first, cache)
         if not _skips_layers(term):
             assert isinstance(term, STG)
             made = AutoguidancePass(self.family, self.denoiser, term.weak)

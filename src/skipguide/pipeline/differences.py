@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipguide.method import formula
-from skipguide.method.cfg_rules import CFGReuse, CFGRule, CFGZero, Interval
+from skipguide.method.cfg_rules import CFGReuse, CFGRule, Interval
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.reuse import DifferenceHistory, NoisePath, Placement, Reuse
 from skipguide.method.terms import MAX_OUTPUTS, SLG, STG
@@ -201,11 +201,10 @@ class RunDifferences:
         """Return g - 1 at the steps of the run at which D is made of u, where there is CFG."""
         rule = self.request.cfg
         window = rule.window if isinstance(rule, Interval) else (0.0, 1.0)
-        zero = rule.zero_steps if isinstance(rule, CFGZero) else 0
         found = {}
         for step in self._steps():
             own, (i, n) = self._bin_scale(step), self.loop.position(step)
-            is_on = i >= zero and formula.is_in_window(*window, i, n)
+            is_on = i >= self.request.zero_steps and formula.is_in_window(*window, i, n)
             if is_on and not needs_no_uncond(rule, own):
                 found[step] = (g if own is None else own) - 1
         return found

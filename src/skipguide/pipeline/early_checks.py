@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import nn
 
-from skipguide.method import cfg_rules
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import STG
 from skipguide.pipeline import budget
@@ -39,13 +38,12 @@ def check_budget(
         return
     bins = request.schedule.bins if request.schedule else ()
     needs_uncond = has_cfg and not any(entry.guidance_scale == 1 for entry in bins)
-    zero = request.cfg.zero_steps if isinstance(request.cfg, cfg_rules.CFGZero) else 0
     passes = float(needs_uncond)
     if request.schedule is None:  # which bins a run comes through, its noise levels say
         for term, cost in zip(request.terms, weak_costs, strict=True):
             # A list of another length than the run is told of elsewhere.
             on = (term.guided_steps(num_steps) or []) if isinstance(term, STG) else []
-            passes += cost * any(step >= zero for step in on)
+            passes += cost * any(step >= request.zero_steps for step in on)
     budget.check_least(request.budget, passes, num_steps)
 
 

@@ -84,8 +84,7 @@ class GuiderLoop:
                 f"{type(found[0]).__name__} hands its guiders estimates of the clean video, but"
                 " MAMBOG compares the lengths of predictions. Use another rule."
             )
-        zero = isinstance(guider.cfg, cfg_rules.CFGZero) and guider.cfg.zero_steps > 0
-        if request.data_space_features or zero:
+        if request.data_space_features or request.zero_steps:
             raise ValueError(
                 f"{type(found[0]).__name__} hands its guiders estimates of the clean video, but"
                 f" {request.data_space_features or 'CFGZero with zero_steps above 0'} needs"

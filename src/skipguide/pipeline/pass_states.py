@@ -34,7 +34,7 @@ class PassState:
 
 
 class PassStates:
-    """Stands for the state of a hook: its attributes are those of the state of the context.
+    """Stand for the state of a hook: its attributes are those of the state of the context.
 
     Args:
         plain: the hook's own state, which is used where no context is set.

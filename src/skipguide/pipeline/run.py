@@ -155,11 +155,12 @@ class RunState:
         rule = self.rule
         if isinstance(rule, cfg_rules.Interval):
             terms.check_window(rule.window, num_steps)
-        if not isinstance(rule, cfg_rules.CFGZero) or not rule.zero_steps:
+        zero_steps = self.request.zero_steps
+        if not zero_steps:
             return
-        if rule.zero_steps >= num_steps:
+        if zero_steps >= num_steps:
             raise ValueError(
-                f"zero_steps must leave steps to do, but got {rule.zero_steps} of the"
+                f"zero_steps must leave steps to do, but got {zero_steps} of the"
                 f" {num_steps} of this run. The usual is 1."
             )
         what, scheduler = "CFG-Zero* with zero_steps above 0", self.loop.scheduler
@@ -287,12 +288,11 @@ class RunState:
 
     def _guided_steps(self, j: int) -> list[int]:
         """Return the steps of the run at which a term is on."""
-        zero = self.rule.zero_steps if isinstance(self.rule, cfg_rules.CFGZero) else 0
-        steps = range(self.loop.num_steps())
         return [
             i
-            for i in steps
-            if j in self._active_guidance(i)[0] and self.loop.position(i)[0] >= zero
+            for i in range(self.loop.num_steps())
+            if j in self._active_guidance(i)[0]
+            and self.loop.position(i)[0] >= self.request.zero_steps
         ]
 
     def _active_guidance(self, index: int) -> tuple[list[int], float, float | None]:
@@ -327,7 +327,7 @@ class RunState:
         step.rule = self.rule
         if self.schedule is None:
             step.phi, step.audio_phi = self.request.rescale, self.request.audio_rescale
-        if isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps:
+        if i < self.request.zero_steps:
             step.combination = Combination.ZERO
             step.active_terms, step.uncond_terms, step.phi = (), (), 0.0
             step.has_nag = False

@@ -24,6 +24,7 @@ from skipguide.pipeline.cache_hooks import (
 )
 from skipguide.pipeline.pass_states import give_states_to_passes, take_states_from_passes
 from skipguide.weak import patching
+from skipguide.weak.autoguidance import count_parameters
 
 _WHOLE_BLOCK = ("residual", "shuffle")  # skips that a proxy for the block itself makes
 
@@ -84,9 +85,9 @@ class StepCaches(CacheContexts):
     def _find_shares(self, held: Sequence[tuple[nn.Module, Sequence[Any]]]) -> None:
         self._module_shares = []
         if self.kind is not None and self.kind.was_predicted is not None:
-            total = _count_parameters(self.denoiser)
+            total = count_parameters(self.denoiser)
             self._module_shares = [
-                (manager, _count_parameters(module) / total)
+                (manager, count_parameters(module) / total)
                 for module, own in held
                 for manager in own
             ]
@@ -280,7 +281,3 @@ class StepCaches(CacheContexts):
     @property
     def _block(self) -> float:
         return 1 / len(self.sites)
-
-
-def _count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

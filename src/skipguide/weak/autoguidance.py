@@ -45,7 +45,7 @@ class AutoguidancePass:
         check_compatible(family, denoiser, model)
         self.denoiser = model
         self.full_patches: list[Patch] = []
-        self._cost = _count_parameters(model) / _count_parameters(denoiser)
+        self._cost = count_parameters(model) / count_parameters(denoiser)
 
     def patches(self) -> list[Patch]:
         """Return no patches."""
@@ -114,5 +114,6 @@ def _execution_device(model: nn.Module) -> torch.device:
     return torch.device(device.type, device.index or 0)
 
 
-def _count_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers a model has learned."""
     return sum(parameter.numel() for parameter in model.parameters())

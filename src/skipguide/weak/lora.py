@@ -100,6 +100,7 @@ class LoRAPass(WeakPass):
         denoiser: the model.
         sites: its chain.
         weak: what becomes of the LoRAs.
+        first: the position from `first_changed`, at which the pass may start; 0 without one.
         prefix_cache: what the conditional pass keeps to start from; None for a pass that is always
             run in full.
 
@@ -109,13 +110,12 @@ class LoRAPass(WeakPass):
 
     def __init__(
         self, family: Family, denoiser: nn.Module, sites: Sequence[LayerSite], weak: WeakLoRA,
-        prefix_cache: PrefixCache | None,
+        first: int, prefix_cache: PrefixCache | None,
     ):  # fmt: skip
         self._weak = weak
         self._changed = find_changed(family, denoiser, weak)
         self._state = self._read_state()
-        first = 0 if prefix_cache is None else first_changed(family, denoiser, sites, weak)
-        super().__init__(family, denoiser, sites, [first or 0], _SKIP, prefix_cache)
+        super().__init__(family, denoiser, sites, [first], _SKIP, prefix_cache)
 
     def refresh(self) -> None:
         """Look for what `set_adapters` and the like changed since this was made.

@@ -195,7 +195,7 @@ def check_offered(family: Family, denoiser: nn.Module) -> None:
             f"NAG needs a text that all blocks get alike, but those of this {family.model} modulate"
             " it by the timestep (LTX-2.3 and later). Use STG, or LTX-2."
         )
-    if any(context_parallel.parallel_config(module) is not None for module in denoiser.modules()):
+    if context_parallel.parallel_config(denoiser) is not None:
         raise ValueError(
             "NAG needs attention in one process, but this model is under context parallelism. Run"
             " it in one process, or leave NAG out."

@@ -36,6 +36,7 @@ class PushMasks:
                 f" those of {family.name} do not. Leave it out."
             )
         self._grid: token_grid.TokenGrid | None = None
+        self._sized: dict[int, Tensor] = {}  # by term: (B, F, H, W) on that grid
         # By term, grid, precision and device: a run makes each of them once.
         self._placed: dict[Any, Tensor] = {}
 
@@ -57,9 +58,8 @@ class PushMasks:
                 f" {self._family.model} does not tell them. Leave it out."
             )
         if grid != self._grid:
-            self._grid, self._placed = grid, {}
-            for mask in self._masks.values():
-                masks.resize(mask.values, *grid)
+            sized = {j: masks.resize(mask.values, *grid) for j, mask in self._masks.items()}
+            self._grid, self._sized, self._placed = grid, sized, {}
 
     def of_outputs(self, j: int, c: Sequence[Tensor]) -> list[Tensor | None]:
         """Return the mask of a term for each output, as it multiplies that; of sound there is none.
@@ -72,13 +72,12 @@ class PushMasks:
             ValueError: for a mask for another number of samples, and for predictions that have
                 other tokens than the video.
         """
-        mask = self._masks.get(j)
-        if mask is None or self._grid is None:
+        sized = self._sized.get(j)
+        if sized is None:
             return [None] * len(c)
         video = c[0]
         key = (j, video.dtype, video.device)
         if key not in self._placed:
-            sized = masks.resize(mask.values, *self._grid)
             placed = lay_out(sized, self._family.latent_layout)
             self._placed[key] = placed.to(video.device, video.dtype)
         found = self._placed[key]
