@@ -91,12 +91,11 @@ def test_fdg_in_pipelines(name: str) -> None:
         found = oracle.run(given, **given.short)
 
     def rule(c: Tensor, u: Tensor, g: Any) -> Tensor:
-        pair = [value.double() for value in (c, u)]
-        if name.startswith("Kandinsky"):
-            pair = [value.movedim(-1, 1) for value in pair]
+        channels = -1 if name.startswith("Kandinsky") else 1
+        c_first, u_first = (value.double().movedim(channels, 1).numpy() for value in (c, u))
         scales = [g.double().numpy(), (1 + 0.3 * (g.double() - 1)).numpy()]
-        D = torch.from_numpy(pyramids.guided(*(each.numpy() for each in pair), scales))
-        return (D.movedim(1, -1) if name.startswith("Kandinsky") else D).to(c.dtype)
+        D = torch.from_numpy(pyramids.guided(c_first, u_first, scales))
+        return D.movedim(1, channels).to(c.dtype)
 
     expected = played(given, on_prediction(given, rule))
     torch.testing.assert_close(found, expected, atol=5 * given.atol, rtol=1e-4)
