@@ -17,6 +17,7 @@ from skipguide import STG
 from skipguide.files import packaged
 from skipguide.lab import (
     autoencoder,
+    decoder,
     few_steps,
     mochi,
     model_card,
@@ -53,9 +54,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(mochi, "BATCH_SIZE", 4)
         patch.setattr(open_judge, "BATCH_SIZE", 4)
         patch.setattr(few_steps, "BATCH_SIZE", 4)
+        patch.setattr(decoder, "BATCH_SIZE", 1)
         seen = [name for name, _ in train.train("mochi-2", folder, torch.device("cpu"))]
-    stages = ["autoencoder"] * 2 + ["judge"] * 2 + ["latents"] + ["transformer"] * 2
-    assert seen == [*stages, *["few steps"] * 2]
+    stages = ["autoencoder"] * 2 + ["judge"] * 2 + ["latents"] + ["decoder"] * 2
+    assert seen == [*stages, *["transformer"] * 2, *["few steps"] * 2]
     return folder
 
 
@@ -93,6 +95,18 @@ def test_latents_have_deviation_1_without_a_scale_in_the_config(trained: Path) -
         torch.testing.assert_close(vae.decode(again).sample, before, atol=1e-3, rtol=1e-3)
     encode = latents_of.make_encoder(vae, torch.device("cpu"), torch.float32)
     torch.testing.assert_close(encode(clips).float(), again, atol=5e-3, rtol=5e-3)
+
+
+def test_the_decoder_learns_further_and_the_latents_stay(trained: Path) -> None:
+    before, after, packed = (
+        AutoencoderKLMochi.from_pretrained(trained / part).state_dict()
+        for part in ("vae", "decoder", "pipeline/vae")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("decoder.") for name in changed)
+    for name in after:
+        assert torch.equal(packed[name], after[name].half().float())  # as pipelines are saved
 
 
 def test_the_few_steps_model_differs_only_in_the_transformer_and_the_scheduler(

@@ -407,7 +407,7 @@ def train(
         }
 
     yield from training_loop.fit(vae, loss, schedule, folder / "vae.ckpt")
-    kind.normalise(vae, _render_clips(MEASURED_CLIPS, 10**6, kind).to(device))
+    kind.normalise(vae, render_clips(MEASURED_CLIPS, 10**6, kind).to(device))
     with training_loop.atomic_path(folder / "vae") as part:
         vae.save_pretrained(part)
 
@@ -421,7 +421,7 @@ def use_channels_last(model: torch.nn.Module) -> None:
             module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
 
 
-def _render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "train") -> Tensor:
+def render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "train") -> Tensor:
     """Render clips `(B, 3, F, H, W)` in [-1, 1]; the open world has no split."""
     if kind.is_open:
         return open_world.render(open_world.sample_scenes(num, seed), kind.frames)
@@ -433,7 +433,7 @@ def _render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "trai
 
 def _render_batch(step: int, kind: AutoencoderSpec, whole: bool) -> Tensor:
     """Render whole clips, or crops of them, which may or may not show the object."""
-    frames = _render_clips(kind.whole if whole else kind.crops, step, kind)
+    frames = render_clips(kind.whole if whole else kind.crops, step, kind)
     if whole:
         return frames
     generator = torch.Generator().manual_seed(step)
@@ -464,6 +464,6 @@ def psnr(
 
     The peak signal is the range of [-1, 1].
     """
-    frames = _render_clips(num, 10**6 + 1, kind, split)
+    frames = render_clips(num, 10**6 + 1, kind, split)
     error = (reconstruct(vae, kind, frames) - frames).square().mean()
     return float(-10 * torch.log10(error / 4))

@@ -69,6 +69,7 @@ class Recipe:
     draw: Callable[[int], Any]  # number -> the scenes behind the latents, in the same order
     more_words: tuple[str, ...] = field(default=(), repr=False)  # beside those of `world`
     text_steps: int | None = None  # the text encoder learns until then; None: to the end
+    autoencoder: str = "vae"  # the folder of the training that holds it
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -110,6 +111,7 @@ OPEN = Recipe(
     tuple(sorted({*open_captions.vocabulary()} - {*world.vocabulary()})),
     # So that later states of the training share it: an earlier one is a weak model of theirs.
     text_steps=2000,
+    autoencoder="decoder",
 )
 
 
@@ -221,12 +223,13 @@ def encode_clips(
         folder,
         device,
         num,
-        _load_autoencoder,
+        load_autoencoder,
         lambda encode, rows: {"latents": encode(recipe.world.render(scenes[rows]))},
     )
 
 
-def _load_autoencoder(folder: Path) -> AutoencoderKLMochi:
+def load_autoencoder(folder: Path) -> AutoencoderKLMochi:
+    """Load a trained autoencoder, which normalises all frames at once."""
     vae = AutoencoderKLMochi.from_pretrained(folder)
     autoencoder.unchunk(vae)
     return vae
@@ -271,6 +274,7 @@ def train(
         lambda vae: build(AutoencoderKLMochi.from_pretrained(vae), recipe),
         lambda setup: _make_loss(setup, recipe),
         BatchedAttention(),
+        source=recipe.autoencoder,
     )
 
 

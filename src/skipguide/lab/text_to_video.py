@@ -98,7 +98,7 @@ def train(
     """
     from safetensors.torch import load_file
 
-    needed = "config.json" if source == "vae" else "model_index.json"
+    needed = "config.json" if result == "pipeline" else "model_index.json"
     training_loop.require_files(folder, f"{source}/{needed}", "latents.safetensors")
     pipe = build(folder / source)
     data = load_file(folder / "latents.safetensors")

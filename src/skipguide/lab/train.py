@@ -13,6 +13,7 @@ import torch
 
 from skipguide.lab import (
     autoencoder,
+    decoder,
     few_steps,
     judge,
     mochi,
@@ -51,6 +52,7 @@ STAGES = {
             functools.partial(mochi.encode_clips, recipe=mochi.OPEN),
             "latents.safetensors",
         ),
+        Stage("decoder", decoder.train, "decoder"),
         Stage("transformer", functools.partial(mochi.train, recipe=mochi.OPEN), "pipeline"),
         Stage("few steps", few_steps.train, "few-steps"),
     ),
