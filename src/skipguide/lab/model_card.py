@@ -256,7 +256,7 @@ def _training_curve(history: list[PlainData]) -> str:
         "| stage | step | minutes | measured (mean over the steps before) |",
         "|---|---:|---:|---|",
     ]
-    for stage in ("autoencoder", "judge", "transformer", "image encoder", "unet"):
+    for stage in ("autoencoder", "decoder", "judge", "transformer", "image encoder", "unet"):
         rows = [row for row in history if row["stage"] == stage]
         for row in rows[:: max(len(rows) // 8, 1)][:-1] + rows[-1:]:
             values = {
