@@ -121,6 +121,7 @@ def assert_equal(ours: torch.Tensor, theirs: torch.Tensor, unguided: torch.Tenso
 # --- the formula ----------------------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     "config",
     [
@@ -152,6 +153,7 @@ def test_rescale_is_of_the_pushed_steps_alone(small: Tiny) -> None:
     assert_equal(ours, by_hand(small, [STG([1], stop=0.1)], phi=0.7), expected)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("g", [G, 1.0])
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 def test_equals_separate_full_passes_with_cfg_and_without(small: Tiny, skip: str, g: float) -> None:
@@ -159,6 +161,7 @@ def test_equals_separate_full_passes_with_cfg_and_without(small: Tiny, skip: str
     assert_equal(ours, by_hand(small, [STG([0, 1], 1.3, skip)], g), plain(small, guidance_scale=g))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("phi", [0.0, 0.7])
 @pytest.mark.parametrize("g", [G, 1.0])
 def test_several_terms_windows_and_rescale(small: Tiny, g: float, phi: float) -> None:

@@ -70,6 +70,7 @@ def passes_of(small: Tiny, cache: str, *pushes: Push, **more: Any) -> Copies:
     return Copies(Copy(model, config, "cond"), Copy(model, config, "uncond"), pushes, **more)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_each_batch_is_that_of_a_copy_with_a_cache_of_its_own(name: str, cache: str) -> None:

@@ -110,7 +110,20 @@ REQUESTS: dict[str, tuple[list[Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("request_name", REQUESTS)
+# The rules and the forms of reuse are those of guide(), and one of each kind tells.
+KEY_REQUESTS = (
+    "soft", "frames", "random", "share", "cfg reuse", "budget", "slg and stg", "schedule",
+    "apg in data", "tag", "interval", "rescale in data",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "request_name",
+    [
+        pytest.param(name, marks=[] if name in KEY_REQUESTS else [pytest.mark.matrix])
+        for name in REQUESTS
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_guider_takes_what_guide_takes(name: str, request_name: str) -> None:
     small = build(name)

@@ -25,7 +25,15 @@ def family(name: str) -> Any:
     return next(row for row in rows.FAMILIES if row.name == name)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=case.family, marks=[] if case.family == "mochi" else [pytest.mark.long]
+        )
+        for case in CASES
+    ],
+)
 def test_each_case_in_all_modes_but_those_of_cuda(case: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(gpu_case, "MAX_ROUNDS", 1)
     *_, found = gpu_case.run_case(case, SMALL, 600)

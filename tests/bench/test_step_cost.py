@@ -364,6 +364,7 @@ def test_refusals(arguments: list[str], message: str) -> None:
     assert message in result.output
 
 
+@pytest.mark.long
 def test_ltx2_recipe_is_the_same_step_and_costs_what_is_counted() -> None:
     """diffusers' own four passes against guide(), on 32 blocks: layer 28 must be there."""
     work = example_of("ltx-2").workload("small")

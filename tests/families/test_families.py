@@ -160,7 +160,13 @@ ORTHOGONAL = {
 }
 
 
-@pytest.mark.parametrize("name", ORTHOGONAL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name == "AnimateDiffPipeline" else [])
+        for name in ORTHOGONAL
+    ],
+)
 def test_orthogonalized_terms(name: str) -> None:
     """Two and three terms, per sample and output, of the predictions alone, with and without
     rescale and CFG."""

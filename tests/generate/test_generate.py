@@ -374,8 +374,8 @@ def test_without_stg_the_frames_are_the_bare_svds(
 @pytest.mark.parametrize(
     "scales",
     [
-        {"spatial_scale": 2.0},
-        {"temporal_scale": 0.5},
+        pytest.param({"spatial_scale": 2.0}, marks=pytest.mark.long),
+        pytest.param({"temporal_scale": 0.5}, marks=pytest.mark.long),
         {"spatial_scale": 2.0, "temporal_scale": 0.5},
     ],
 )

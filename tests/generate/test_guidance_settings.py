@@ -419,7 +419,8 @@ RUNS: list[tuple[tuple[str, ...], Any, dict[str, Any]]] = [
 
 
 NAMES = ("blur", "shuffle", "random", "restart", "schedule", "slg", "terms")
-LONG = ("blur", "shuffle", "random")  # flags of one term, as "terms" has them for two
+# Of one term, as "terms" has them for two; others are in test_settings.py.
+LONG = ("blur", "shuffle", "random", "schedule", "slg")
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from skipguide.cli import app
 from skipguide.lab import score_text
 from skipguide.paper.reuse import page, published, rows, study
 
+STEPS = 4
 ROWS = tuple(row for row in rows.ROWS if row.is_main)
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_text, "STEPS", 6)
+    monkeypatch.setattr(score_text, "STEPS", STEPS)
 
 
 def test_study_is_resumed_and_reported(short: None, tmp_path: Path) -> None:
@@ -61,9 +62,9 @@ def test_rows_are_made_from_the_same_noise(short: None, tmp_path: Path) -> None:
     pipe, _ = score_text.load_pipeline("mochi", None)
     made = study._generate(order, pipe, rows.Row("plain", None), 0)
     texts = [caption.text for caption in study._prompts(order, 0).captions]
-    again = score_text.generate(pipe, texts, 4.5, study.SEED, "mochi", 6)
+    again = score_text.generate(pipe, texts, 4.5, study.SEED, "mochi", STEPS)
     assert torch.equal(made.frames, again)
-    assert made.passes == 12
+    assert made.passes == 2 * STEPS
 
 
 def test_every_published_layer_fits_into_two_passes() -> None:

@@ -39,7 +39,7 @@ def test_rows_are_told_apart() -> None:
 def test_study_of_rules_is_measured_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_text, "STEPS", 4)
+    monkeypatch.setattr(score_text, "STEPS", 2)
     short = [row for row in rows.ROWS if row.name in ("CFG", "STG", "TAG", "interval")]
     monkeypatch.setattr(rows, "ROWS", tuple(short))
     order = page.study(tmp_path / "runs", 16)

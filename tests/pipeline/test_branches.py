@@ -39,7 +39,7 @@ def check_equal(names: Sequence[str], world: int, folder: Path) -> None:
 # --- equal to one process -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.matrix), 3])
 def test_equal_in_every_process(world: int, tmp_path: Path) -> None:
     check_equal(list(branches.KEY_CASES), world, tmp_path)
 

@@ -128,6 +128,7 @@ RECIPES: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
 # --- the pipeline's own result --------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("cfg", [True, False])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("name", ["LTX-2", "LTX-2.3"])

@@ -94,6 +94,7 @@ def assert_follows(ours: Tensor, theirs: Tensor, plain: Tensor, atol: float) -> 
     assert (ours - theirs).abs().max() <= max(atol, 1e-4 * float(moved))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("cfg", [True, False], ids=["cfg", "no cfg"])
 @pytest.mark.parametrize("name", HAVE_NAG)
 def test_a_run_follows_the_denoiser_on_both_texts(name: str, cfg: bool) -> None:
@@ -536,7 +537,16 @@ def test_group_offloading_of_several_blocks_is_refused_in_joint_attention() -> N
 # --- compiled blocks ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline", "HunyuanVideoPipeline"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "WanPipeline",
+        *(
+            pytest.param(f"{name}Pipeline", marks=pytest.mark.long)
+            for name in ("Mochi", "HunyuanVideo")
+        ),
+    ],
+)
 def test_blocks_that_were_compiled_before_see_it(name: str) -> None:
     """Graphs are made without it first; those must not be used where it is on."""
     small = builders()[name](torch.float32)

@@ -190,7 +190,16 @@ def test_jump_of_half_precision_is_rounded_once() -> None:
 # --- runs of schedulers with an exact model -------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+KEY_SCHEDULERS = ("flow", "flow multistep", "vp", "cog dpm", "ve")  # each kind of noise
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in KEY_SCHEDULERS else [pytest.mark.long])
+        for name in SCHEDULERS
+    ],
+)
 def test_gaussian_stays_what_it_is(name: str) -> None:
     """Mean and covariance after the last jump and after the run are the true ones, to Monte Carlo
     error."""

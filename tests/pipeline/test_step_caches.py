@@ -126,6 +126,7 @@ def test_two_terms_of_which_one_has_a_window(cache: str) -> None:
         assert_equal(cached(small, cache, *terms, share_prefix=share_prefix)[0], theirs)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline"])
 def test_slg_whose_window_ends_reads_no_stale_state(name: str, cache: str) -> None:

@@ -31,6 +31,8 @@ REPRESENTATIVES = (
     "HunyuanVideo15Pipeline",  # by a guider
     "AnimateDiffPipeline",  # batched; a UNet (that of Stable Video Diffusion takes twice the time)
 )
+# The slowest of the tiny pipelines, which a test may leave to `make test-long`.
+LARGE = ("AnimateDiffPipeline", "StableVideoDiffusionPipeline", "HunyuanVideo15Pipeline")
 # The denoising loops of diffusers' Modular pipelines, which tests/test_guider.py builds.
 MODULAR = ("modular Wan", "modular Wan 2.2", "modular LTX", "modular LTX2")
 NAME_OF_PIPELINE = re.compile(r"\w+Pipeline( [\w.]+)?")

@@ -231,6 +231,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_answer(
     assert again.answer == expected.answer
 
 
+@pytest.mark.long
 def test_hours_are_kept_where_the_machine_gets_slower(tmp_path: Path) -> None:
     """Videos take five times as long as the first steps promised."""
     folder, asked = tmp_path / "run", options(24, hours=0.002)
@@ -248,7 +249,13 @@ def test_hours_are_kept_where_the_machine_gets_slower(tmp_path: Path) -> None:
     assert more.made > 0
 
 
-@pytest.mark.parametrize("passes", [1_200.0, 1_500.0, 2_000.0, 3_000.0])
+@pytest.mark.parametrize(
+    "passes",
+    [
+        1_200.0,
+        *(pytest.param(more, marks=pytest.mark.long) for more in (1_500.0, 2_000.0, 3_000.0)),
+    ],
+)
 def test_a_budget_in_passes_is_kept(tmp_path: Path, passes: float) -> None:
     """The passes of all videos and of the scan: 8 weak ones and a conditional one a state."""
     folder, asked = tmp_path / "run", options(18, passes=passes)
@@ -261,7 +268,7 @@ def test_a_budget_in_passes_is_kept(tmp_path: Path, passes: float) -> None:
     assert 0.6 * passes < spent <= passes
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", [pytest.param(True, marks=pytest.mark.long), False])
 def test_a_budget_is_kept_whoever_says_the_seeds(tmp_path: Path, own: bool) -> None:
     folder = tmp_path / "run"
     rows = [Prompt(f"prompt {i}", seeds=(0, 1, 2) if own else ()) for i in range(18)]
@@ -307,6 +314,7 @@ def test_a_search_that_the_budget_does_not_pay_for_is_said(tmp_path: Path) -> No
     assert "scale" not in {one["stage"] for one in told["candidates"]}
 
 
+@pytest.mark.long
 def test_passes_that_no_race_needs_measure_the_answer_on_more_prompts(tmp_path: Path) -> None:
     folder, asked = tmp_path / "run", options(60, passes=7_000.0)
     _, events = tuned(folder, asked, engine(folder, gains={"blocks:6": 0.4}))
@@ -567,7 +575,12 @@ CLOSED = (errno.EACCES, "needs a folder that can be written, but .*: Permission 
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "said"), [*((name, *FULL) for name in WRITTEN), ("race.json", *CLOSED)]
+    ("name", "number", "said"),
+    [
+        (WRITTEN[0], *FULL),
+        *(pytest.param(name, *FULL, marks=pytest.mark.long) for name in WRITTEN[1:]),
+        ("race.json", *CLOSED),
+    ],
 )
 def test_a_disk_that_takes_no_more_is_said_in_words_and_the_tuning_goes_on(
     tmp_path: Path, name: str, number: int, said: str

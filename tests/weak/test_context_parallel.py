@@ -83,8 +83,12 @@ FOUR = {
     "Wan, ring and Ulysses": Division("wan", "WanPipeline", {**RING, "ulysses_degree": 2}),
 }
 NAMES = [
-    *DIVISIONS,
-    *(pytest.param(name, marks=pytest.mark.matrix) for name in OTHERS),
+    "Wan",
+    *(
+        pytest.param(name, marks=pytest.mark.matrix)
+        for name in (*DIVISIONS, *OTHERS)
+        if name != "Wan"
+    ),
     *(pytest.param(name, marks=pytest.mark.long) for name in FOUR),
 ]
 
@@ -169,7 +173,10 @@ def test_without_processes_nothing_is_left_on_the_model() -> None:
 # --- shuffled tokens ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.matrix), torch.bfloat16]
+)
 def test_shares_of_any_size_are_put_into_one_order(dtype: torch.dtype, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x, order = torch.randn(2, 8, 4, generator=generator).to(dtype), torch.randperm(8)

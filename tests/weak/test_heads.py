@@ -248,6 +248,7 @@ def test_heads_that_are_not_there_are_refused_at_once() -> None:
         guide(tiny("SanaVideoPipeline").pipe, STG(["1@0"], skip="attention"))
 
 
+@pytest.mark.long
 def test_every_attention_of_the_rows_tells_its_heads() -> None:
     """Each of the modules that a row names has a number of heads."""
     from skipguide.families.blocks import count_heads, layer_sites

@@ -86,6 +86,7 @@ WEAK: list[tuple[Any, Callable[[Any], Any]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline", "LTX2Pipeline gated"])
 @pytest.mark.parametrize(("weak", "copied"), WEAK, ids=["without", "with"])
 def test_equals_a_copy_that_diffusers_switched(name: str, weak: Any, copied: Any) -> None:
@@ -176,6 +177,7 @@ def test_lora_outside_of_the_blocks_runs_in_full() -> None:
         assert torch.equal(oracle.run(small, **small.short), ours)
 
 
+@pytest.mark.long
 def test_unet() -> None:
     small = with_loras("AnimateDiffPipeline")
     unet = small.pipe.unet
@@ -222,6 +224,7 @@ def test_given_back_after_an_error(weak: Any) -> None:
 # --- with everything else -------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_compiled_blocks() -> None:
     small = with_loras("WanPipeline")
     term = STG(weak=WithoutLoRA(), scale=0.7)

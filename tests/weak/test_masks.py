@@ -19,6 +19,7 @@ from skipguide.method import formula, masks
 from skipguide.method.request import GuidanceRequest
 from skipguide.weak.push_masks import lay_out
 from support import oracle
+from support.matrix import LARGE
 from support.played import played
 from support.tiny import tiny
 from support.tiny.base import Tiny
@@ -86,7 +87,10 @@ def grid_of(name: str) -> tuple[int, int, int]:
 # --- on pipelines ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in PREDICTIONS],
+)
 def test_half_a_mask_is_the_push_in_its_half_and_nothing_in_the_other(name: str) -> None:
     """In one step: left of the middle what the whole push gives, right of it what none gives, to
     the last bit."""

@@ -54,8 +54,9 @@ def halves_of(small: Tiny) -> Iterator[tuple[str, str]]:
 # --- halves ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("skip", ["residual", "attention"])
+@pytest.mark.parametrize("skip", ["residual", pytest.param("attention", marks=pytest.mark.long)])
 def test_each_half_equals_separate_full_passes(name: str, skip: str) -> None:
     small = tiny(name)
     plain, heard = oracle.run(small, **small.short), {}
@@ -68,6 +69,7 @@ def test_each_half_equals_separate_full_passes(name: str, skip: str) -> None:
             assert torch.equal(oracle.run(small, **small.short), ours)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 def test_two_halves_with_a_scale_each_are_the_sum(name: str, skip: str) -> None:
@@ -168,6 +170,7 @@ def test_modules_before_the_first_skipped_one_do_not_run_again(name: str) -> Non
         }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_passes_are_counted_in_operations(name: str) -> None:
     """More is left out the later the first skipped layer comes, and shared is cheaper than full."""
@@ -345,6 +348,7 @@ def test_free_u(name: str) -> None:
     assert_guided_as_by_hand(small, terms)
 
 
+@pytest.mark.long
 def test_free_init_has_a_window_in_each_of_its_runs() -> None:
     small = fresh(ANIMATEDIFF)
     small.pipe.enable_free_init(num_iters=2)
@@ -516,6 +520,7 @@ def test_refusals_leave_the_pipe_alone(name: str, term: STG, message: str) -> No
 # --- what a pass costs ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_costs_are_those_of_the_last_run() -> None:
     """A larger picture shifts the work towards the layers of its size: one handle says what a new
     one says."""

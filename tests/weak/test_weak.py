@@ -28,6 +28,7 @@ from skipguide.method.terms import Bin, Random, Schedule
 from skipguide.weak import attention as weak_attention
 from skipguide.weak import step_context
 from support import oracle
+from support.matrix import LARGE
 from support.tiny import tiny
 from support.tiny.base import Tiny
 from support.written import assert_equal, attentions_of, is_unet, paths_of, trace_of
@@ -220,7 +221,14 @@ SEEN = {
 
 
 @pytest.mark.parametrize(
-    ("skip", "name"), [(skip, name) for skip, names in SEEN.items() for name in names]
+    ("skip", "name"),
+    [
+        pytest.param(
+            skip, name, marks=[pytest.mark.long] if name in LARGE and skip != "soft" else []
+        )
+        for skip, names in SEEN.items()
+        for name in names
+    ],
 )
 def test_changed_attention_is_that_of_matrices(
     skip: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -415,6 +423,7 @@ def test_shuffle_depends_on_the_seed_alone() -> None:
 # --- random layers --------------------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("skip", ["residual", "soft"])
 @pytest.mark.parametrize(
     ("name", "axis"),
@@ -492,8 +501,8 @@ def another(name: str, **changes: Any) -> nn.Module:
     [
         ("MochiPipeline", {"num_layers": 2, "num_attention_heads": 1}),
         ("WanPipeline", {"num_layers": 1, "ffn_dim": 16}),
-        ("HunyuanVideo15Pipeline", {"num_layers": 1}),
-        ("AnimateDiffPipeline", {"layers_per_block": 1}),
+        pytest.param("HunyuanVideo15Pipeline", {"num_layers": 1}, marks=pytest.mark.long),
+        pytest.param("AnimateDiffPipeline", {"layers_per_block": 1}, marks=pytest.mark.long),
     ],
 )
 def test_another_model_as_the_weak_one(
@@ -600,7 +609,7 @@ def test_a_schedule_has_them_too() -> None:
         assert torch.equal(oracle.run(small, **small.short), bins)
 
 
-@pytest.mark.parametrize("skip", ["blur", "shuffle"])
+@pytest.mark.parametrize("skip", [pytest.param("blur", marks=pytest.mark.long), "shuffle"])
 def test_compiled_blocks(skip: str) -> None:
     small = tiny("WanPipeline")
     with guide(small.pipe, STG([1], 1.0, skip)):
