@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,11 @@ def ltx_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, ltx_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(tmp_path: Path, ltx_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
     (tmp_path / "ltx").symlink_to(ltx_dir)
     monkeypatch.chdir(tmp_path / "here")
-    yield tmp_path / "here"
+    return tmp_path / "here"
 
 
 def run(*args: str, code: int = 0) -> str:

@@ -16,13 +16,20 @@ BEEP = 0.1  # seconds
 def beeps(
     times: Sequence[float], seconds: float, rate: int, pitches: Sequence[float] = ()
 ) -> Sound:
-    """Sines of half the loudness, each a tenth of a second, in two channels; silence elsewhere."""
+    """Sines that fade within a tenth of a second, in two channels; silence elsewhere."""
     samples = np.zeros(round(seconds * rate))
     for time, pitch in zip(times, pitches or [1000.0] * len(times), strict=True):
         begin = round(time * rate)
-        own = np.sin(2 * np.pi * pitch * np.arange(round(BEEP * rate)) / rate) / 2
+        passed = np.arange(round(BEEP * rate)) / rate
+        own = np.sin(2 * np.pi * pitch * passed) * (1 - passed / BEEP) / 2
         samples[begin : begin + len(own)] = own[: len(samples) - begin]
     return Sound.from_floats(np.stack([samples, samples]), rate)
+
+
+def sine(pitch: float, seconds: float, rate: int) -> Sound:
+    """One sine from the first sample to the last, in two channels."""
+    times = np.arange(round(seconds * rate)) / rate
+    return Sound.from_floats(np.stack([np.sin(2 * np.pi * pitch * times) / 2] * 2), rate)
 
 
 def flashes(times: Sequence[float], count: int, fps: Fraction | int, size: int = 32) -> Frames:

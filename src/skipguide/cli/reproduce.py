@@ -160,7 +160,7 @@ def _choose(recorded: Sequence[_Recorded], only: str | None) -> list[_Recorded]:
 def _make_again(
     recorded: Sequence[_Recorded], source: Path, moved: ReadOnlyData
 ) -> Iterator[tuple[_Recorded, GenerationResult, PlainData]]:
-    """Yield each video, made anew, with its new record; the model is loaded once where it can be."""
+    """Yield each video, made anew, with its record; the model is loaded once where it can be."""
     from skipguide.files import image as image_file
     from skipguide.generate import record, run
     from skipguide.generate.resolve import resolve_settings

@@ -7,11 +7,12 @@ first frame is shown.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.container
@@ -164,6 +165,46 @@ def read(path: Path, track: int = 0) -> Sound | None:
         samples = np.concatenate(parts, axis=1)
         late = (begin or 0.0) - _video_start(container)
         return Sound(_shift(samples, round(late * stream.rate)), stream.rate)
+
+
+def has_sound(path: Path) -> bool:
+    """Return whether an mp4 has a sound, from a few bytes of its index; False for other files.
+
+    It takes a tenth of a millisecond, so that it can be asked of all clips of a run.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return any(
+                _is_handler_of_sound(file, begin)
+                for movie in _boxes(file, 0, path.stat().st_size, b"moov")
+                for track in _boxes(file, *movie, b"trak")
+                for media in _boxes(file, *track, b"mdia")
+                for begin, _ in _boxes(file, *media, b"hdlr")
+            )
+    except OSError:
+        return False
+
+
+def _boxes(file: BinaryIO, begin: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the content of each box of a kind begins and ends (ISO/IEC 14496-12)."""
+    while begin + 8 <= end:
+        file.seek(begin)
+        size, found, content = int.from_bytes(file.read(4), "big"), file.read(4), begin + 8
+        if size == 1:  # one that is larger than 4 GB
+            size, content = int.from_bytes(file.read(8), "big"), begin + 16
+        stop = end if size == 0 else begin + size
+        if stop < content:
+            return
+        if found == kind:
+            yield content, min(stop, end)
+        begin = stop
+
+
+def _is_handler_of_sound(file: BinaryIO, begin: int) -> bool:
+    file.seek(begin + 8)
+    return file.read(4) == b"soun"
 
 
 def _video_start(container: av.container.InputContainer) -> float:

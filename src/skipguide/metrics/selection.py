@@ -113,7 +113,12 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
 
 
 def _fits(metric: str, extractor: Extractor) -> bool:
-    """Tell whether a metric can use an extractor: the Inception Score needs class probabilities."""
+    """Tell whether a metric can use an extractor.
+
+    Sounds are heard, pictures are seen, and the Inception Score needs class probabilities.
+    """
+    if METRICS[metric].sound != extractor.sound:
+        return False
     return bool(extractor.classes) if metric == "inception_score" else extractor.has_features
 
 
