@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from skipguide.files import sound, video
 from skipguide.files.sound import Sound
@@ -50,7 +51,7 @@ def test_a_sine_is_heard_when_its_frame_flashes(tmp_path: Path) -> None:
     found = sound.read(tmp_path / "a.mp4")
     assert found is not None
     white = np.flatnonzero(frames.mean((1, 2, 3)) > 128)
-    assert [float(i / fps) for i in white] == pytest.approx(times)
+    assert [float(i) / float(fps) for i in white] == pytest.approx(times)
     for time, wanted in zip(times, pitches, strict=True):
         begin = round(time * RATE)
         own = found.samples[0, begin : begin + RATE // 10].astype(float)
@@ -72,7 +73,7 @@ def test_tracks_side_by_side(tmp_path: Path) -> None:
     assert sound.read(tmp_path / "a.mp4", 2) is None
     with av.open(str(tmp_path / "a.mp4")) as container:
         tracks: Any = container.streams.audio
-        assert [bool(one.disposition & av.stream.Disposition.default) for one in tracks] == [
+        assert [bool(one.disposition & Disposition.default) for one in tracks] == [
             True, False,
         ]  # fmt: skip
         assert [one.metadata["handler_name"] for one in tracks] == ["CFG", "STG"]

@@ -243,6 +243,9 @@ def test_clap_is_transformers(tmp_path: Path) -> None:
 
 
 def test_what_hears_and_what_sees() -> None:
+    assert parse_metric("fad", features="judge").label == "fad:vggish"
+    assert parse_metric("fad", features="clap").label == "fad:clap"
+    assert parse_metric("fvd", features="clap").label == "fvd:i3d"
     with pytest.raises(
         ValueError, match=r"^the features of fad must be vggish or clap or panns, bu"
     ):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from skipguide.metrics.catalog import EXTRACTORS
-from skipguide.metrics.features import GENERATED, REFERENCE, Readings
+from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
 from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.metrics.inception import Predictions, inception_score, split_scores
 from skipguide.metrics.inputs import SkippedVideo, is_run_name, prompt_from_name
@@ -162,7 +162,7 @@ def _score_set(
     odd: set[str],
     shared: dict[tuple[Callable[..., Statistic], str], _StatisticValues],
 ) -> ResultRow:
-    sides = [GENERATED, REFERENCE] if asked.row.reference else [GENERATED]
+    sides: list[Side] = [GENERATED, REFERENCE] if asked.row.reference else [GENERATED]
     names = [readings.names(side, asked.kind) for side in sides]
     names[0] = [name for name in names[0] if name not in odd]
     fewest = min(map(len, names))

@@ -140,15 +140,16 @@ def _sample(image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     y = torch.arange(height)[:, None] + known[1]
     left, top = x.floor(), y.floor()
     inside = (left >= 0) & (left < width - 1) & (top >= 0) & (top < height - 1)
-    a, b = x - left, y - top
+    a, b = (x - left).view(-1, 1), (y - top).view(-1, 1)
     place = (top.clamp(0, height - 2) * width + left.clamp(0, width - 2)).long().flatten()
-    flat = image.flatten(1)
+    rows = image.flatten(1).T.contiguous()  # the parts of a pixel side by side, to be found at once
 
     def corner(offset: int) -> Tensor:
-        return flat[:, place + offset].view_as(image)
+        return rows.index_select(0, place + offset)
 
-    found = (1 - a) * (1 - b) * corner(0) + a * (1 - b) * corner(1)
-    return found + (1 - a) * b * corner(width) + a * b * corner(width + 1), inside
+    upper = torch.lerp(corner(0), corner(1), a)
+    found = torch.lerp(upper, torch.lerp(corner(width), corner(width + 1), a), b)
+    return found.T.reshape(image.shape), inside
 
 
 @functools.lru_cache(maxsize=16)

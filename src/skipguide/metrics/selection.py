@@ -102,7 +102,9 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
                 f" {name}."
             )
         return MetricRequest(name)
-    chosen = extractor or features or row.extractor
+    # Features of pictures are not asked of what hears, nor the other way round.
+    of_all = features if features and EXTRACTORS[features].sound == row.sound else ""
+    chosen = extractor or of_all or row.extractor
     fitting = [known for known, one in EXTRACTORS.items() if _fits(name, one)]
     if chosen not in fitting:
         raise ValueError(

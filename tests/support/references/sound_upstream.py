@@ -6,7 +6,8 @@ reads from the folder UPSTREAM av_align.py (guyyariv/TempoTokens at bf0b1e3), vg
 torchvggish of harritaylor/torchvggish at f3f9096) and pann.py with pytorch_utils.py (of
 gudgud96/frechet-audio-distance at 55971f6, frechet_audio_distance/models/), and writes
 `sound.json` to the folder OUT. It needs torch, numpy, scipy, librosa, opencv-python, resampy,
-soundfile and torchlibrosa, and no skipguide. The inputs are drawn by the functions here, which the tests call.
+soundfile and torchlibrosa, and no skipguide. The inputs are drawn by the functions here, which the
+tests call.
 
 `onsets`: librosa's strengths and times, by sound; `flow`: the mean motion of Farneback's flow, by
 size; `av_align`: the authors' score, onsets and peaks, by video; `frechet`: fadtk's formula with
@@ -79,7 +80,7 @@ def tones(seconds: float, rate: int) -> np.ndarray:
     for begin in range(0, len(t), rate // 4):
         own = t[begin : begin + rate // 4]
         pitches = drawn.uniform(100, 4000, 4)
-        parts.append(sum(np.sin(2 * np.pi * pitch * own) for pitch in pitches) / 8)
+        parts.append(np.sin(2 * np.pi * pitches[:, None] * own).sum(0) / 8)
     return np.concatenate(parts).astype(np.float32)
 
 
