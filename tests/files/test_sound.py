@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,18 @@ def test_sound_lies_beside_the_frames_of_its_time(tmp_path: Path) -> None:
 def test_no_sound(tmp_path: Path) -> None:
     video.write(tmp_path / "a.mp4", flashes([], 5, FPS), FPS, {})
     assert sound.read(tmp_path / "a.mp4") is None
+
+
+def test_whether_there_is_a_sound_is_read_from_the_index(tmp_path: Path) -> None:
+    """Also behind a record of megabytes; what cannot be read has none."""
+    frames = flashes([], 5, FPS)
+    video.write(tmp_path / "a.mp4", frames, FPS, {"image": "x" * 2_000_000}, [noise(1, RATE)])
+    video.write(tmp_path / "b.mp4", frames, FPS, {"image": "soun" * 1000})
+    (tmp_path / "c.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:40])
+    (tmp_path / "d.mp4").write_bytes(b"no mp4 at all")
+    os.mkfifo(tmp_path / "e.mp4")
+    found = {name: sound.has_sound(tmp_path / f"{name}.mp4") for name in "abcdef"}
+    assert found == {"a": True, "b": False, "c": False, "d": False, "e": False, "f": False}
 
 
 def test_sound_of_others_that_begins_late(tmp_path: Path) -> None:
