@@ -20,6 +20,7 @@ from PIL import Image
 from skipguide import STG, guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
+from skipguide.files.sound import Sound
 from skipguide.files.video import Frames
 from skipguide.generate import failures, notes, refusals, soundtrack, without_cfg
 from skipguide.generate.preset_used import find_preset_used
@@ -96,12 +97,21 @@ def generate(
         passes = passes_per_step()
     frames = _to_uint8(np.asarray(output.frames[0]), settings)
     said.add(notes.size_note(frames.shape, settings, type(pipe).__name__))
+    sound = _sound_of(pipe, output, said)
     seconds = time.perf_counter() - started
     return GenerationResult(
         frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts),
         memory.measure_peak(device), find_preset_used(settings, pipe),
-        without_cfg.has_embedded_scale(pipe, settings), soundtrack.sound_of(pipe, output),
+        without_cfg.has_embedded_scale(pipe, settings), sound,
     )  # fmt: skip
+
+
+def _sound_of(pipe: Pipeline, output: Any, said: _Notes) -> Sound | None:
+    """Return the sound of a video; a video whose sound cannot be written is kept, with a note."""
+    if getattr(output, "audio", None) is not None and soundtrack.sampling_rate(pipe) is None:
+        said.add(f"The sound is left out: {soundtrack.missing_rate_note(pipe)}.")
+        return None
+    return soundtrack.sound_of(pipe, output)
 
 
 def assist(

@@ -124,7 +124,8 @@ WEIGHTS: dict[str, Weights] = {
         "https://github.com/harritaylor/torchvggish, release v0.1: Google's weights", _APACHE,
     ),
     "panns": Weights(
-        ("Cnn14_16k_mAP=0.438.pth",), "https://zenodo.org/records/3987831", "as the record states (the code: MIT)",
+        ("Cnn14_16k_mAP=0.438.pth",), "https://zenodo.org/records/3987831",
+        "as its record states (the code: MIT)",
     ),
     "clap": Weights(
         ("clap-htsat-unfused",), "https://huggingface.co/laion/clap-htsat-unfused, the folder",
