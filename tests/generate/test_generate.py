@@ -210,6 +210,26 @@ def test_one_step_of_ltx_has_no_noise_level(name: str, stg_scale: float) -> None
             run.generate(pipe, settings)
 
 
+def test_a_sound_whose_sampling_rate_nobody_states_is_left_out() -> None:
+    """And the video, which took its time, is kept."""
+    small = tiny("LTX2Pipeline")
+    pipe, vocoder = with_its_text(small), small.pipe.vocoder
+    sizes = {name: small.call[name] for name in ("height", "width", "num_frames")}
+    given = {**sizes, "prompt": "a red star", "stg_scale": 0.0, "steps": 2}
+    settings = resolve_settings(validate_settings(given), pipe)
+    heard = run.generate(pipe, settings)
+    assert heard.sound is not None
+    assert heard.sound.rate == vocoder.config.output_sampling_rate
+    vocoder.register_to_config(output_sampling_rate=None)
+    try:
+        silent = run.generate(pipe, settings)
+    finally:
+        vocoder.register_to_config(output_sampling_rate=heard.sound.rate)
+    assert silent.sound is None
+    assert np.array_equal(silent.frames, heard.frames)
+    assert any(text.startswith("The sound is left out: nothing states") for text in silent.notes)
+
+
 def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
     settings = settings_for(pipe, stg_scale=0.0)
 

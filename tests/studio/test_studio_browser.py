@@ -444,14 +444,16 @@ def test_a_video_is_made_from_the_page_and_another_cancelled(page: Any, own: Ser
     page.keyboard.press("t")
     page.fill("[name=layers]", "")
     page.fill("[name=stg_scale]", "")
+    page.fill("[name=nag]", "5 tau=3")
     page.fill("[name=term]", "layers=7-9 scale=1\n\nkind=slg layers=4")
     page.click("form button[type=submit]")
-    words = "STG 1 (residual 7,8,9) + SLG (residual 4)"
+    words = "STG 1 (residual 7,8,9) + SLG (residual 4) + NAG 5 (tau 3)"
     of_terms = page.locator("[data-state=done]", has_text=": term layers=7-9 scale=1+kind=slg")
     of_terms.locator("button", has_text="See it").click()
     page.locator("figcaption", has_text=words).wait_for()
     page.keyboard.press("t")
     assert page.input_value("[name=term]") == "layers=7,8,9 scale=1\nkind=slg layers=4"
+    assert page.input_value("[name=nag]") == "5 tau=3"
     page.fill("[name=term]", "")
     page.fill("[name=layers]", "much")
     page.click("form button[type=submit]")

@@ -146,6 +146,8 @@ ASK = {"model": "lab-mochi", "prompt": "a red star", "seed": 3}
         ),
         ({"orthogonalize": True, "spatial_scale": 1.0}, "a “Spatial s” and a “Temporal s” above 0"),
         ({"cfg_rule": {"name": "mine"}}, "cfg must be one of apg"),
+        ({"nag": 0.5}, "scale must be a finite number >= 1 (1 is off), but got 0.5"),
+        ({"nag": "5 tau=0"}, "tau must be a finite number >= 1"),
     ],
 )
 def test_errors_speak_the_words_of_the_page(

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from skipguide.cli import app as verbs
-from skipguide.files import video
+from skipguide.files import sound, video
 from skipguide.runs import Run
 from skipguide.runs.study import Check, Study
 from skipguide.studio import app, attention, blind_test, sealed
@@ -25,6 +25,7 @@ from skipguide.studio.access import Policy
 from skipguide.studio.limits import Limits
 from support.clock import Clock
 from support.shared import TEXT, begin_study
+from support.singing import singing
 
 NAME = "raters.example"
 HASH = hashlib.sha256(TEXT.encode()).hexdigest()
@@ -158,7 +159,7 @@ def test_nothing_that_a_rater_is_sent_tells_a_check(painted_copy: Path, clock: C
         tasks.append({key: value for key, value in task.items() if key != "videos"})
         names += [one["url"] for one in task["videos"]]
         assert {frozenset(one) for one in task["videos"]} == {
-            frozenset({"url", "frames", "fps", "width", "height"})
+            frozenset({"url", "frames", "fps", "width", "height", "sound"})
         }
         clock.now += 60
         answer(web, "Ann", task["id"], "tie")
@@ -416,6 +417,22 @@ def test_a_damaged_copy_is_far_from_its_clip_and_plays_like_it(painted_copy: Pat
     assert (copy.shape, copied_fps) == (whole.shape, fps)
     errors = (copy.astype(float) - whole.astype(float)) ** 2
     assert 10 * math.log10(255**2 / errors.mean()) < 16  # dB; codecs are above 30
+
+
+def test_a_damaged_copy_sounds_like_its_clip(tmp_path: Path, clock: Clock) -> None:
+    """And a rater's page is told of each video whether it has a sound."""
+    folder = singing(tmp_path / "run")
+    study = begin_study(folder, tasks=1, checks=1)
+    with Run.open(folder) as run:
+        copy = sound.read(attention.damaged_path(run, study.checks[0]))
+        clip = run.clip(study.checks[0].clip).video
+        assert clip is not None
+        heard = sound.read(clip)
+        assert (copy and copy.sha256) == (heard and heard.sha256) is not None
+    web = rater_web(folder, clock)
+    begin(web, "Ann")
+    told = [one["sound"] for one in following(web, "Ann").json()["task"]["videos"]]
+    assert told == [True, True]
 
 
 @pytest.mark.parametrize(("count", "prompts"), [(2, 2), (4, 2)])

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from skipguide.files import video
+from skipguide.files.sound import Sound
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.method.terms import STG
 from skipguide.runs import Plan
@@ -110,11 +111,11 @@ class Encoded:
     sha256: str
 
 
-def encode(frames: video.Frames) -> Encoded:
+def encode(frames: video.Frames, sounds: Sequence[Sound] = ()) -> Encoded:
     """Return frames as an mp4 without a record."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.mp4"
-        video.write(path, frames, FPS, {})
+        video.write(path, frames, FPS, {}, sounds)
         digest = hashlib.sha256(frames.tobytes()).hexdigest()
         return Encoded(path.read_bytes(), frames.shape, digest)
 
@@ -144,7 +145,7 @@ SETTINGS: list[Mapping[str, Any]] = [
 PROMPTS = ["a red star", "a blue circle"]
 
 
-def painted(folder: Path, **changes: Any) -> Path:
+def painted(folder: Path, engine: Painter | None = None, **changes: Any) -> Path:
     """A run directory with painted videos: two prompts, two seeds, five settings, or as changed."""
     content = {
         "model": "lab-mochi",
@@ -153,7 +154,7 @@ def painted(folder: Path, **changes: Any) -> Path:
         "settings": SETTINGS,
         **changes,
     }
-    for _ in sweep(Plan.of(content), folder, Painter()):
+    for _ in sweep(Plan.of(content), folder, engine or Painter()):
         pass
     return folder
 

@@ -24,6 +24,7 @@ from skipguide.method.protocols import PlainData
 if TYPE_CHECKING:
     from skipguide.cli.batch_run import State
     from skipguide.files.video import Frames
+    from skipguide.generate.record import GenerationResult
     from skipguide.generate.run import StepCallback
     from skipguide.method.protocols import Pipeline
 
@@ -206,7 +207,7 @@ class _Comparison:
             raise self.refused[target]
         if target in self.made:
             return "there", {}
-        columns, frames = [], []
+        columns, results = [], []
         for plan in self.plans[target]:
             progress: AbstractContextManager[StepCallback | None] = (
                 contextlib.nullcontext(on_step)
@@ -216,14 +217,14 @@ class _Comparison:
             with progress as callback:
                 column, own = self._make_column(item, plan, callback)
             columns.append(column)
-            frames.append(own)
-        compare_files.write(target, item, columns, frames)
+            results.append(own)
+        compare_files.write(target, item, columns, results)
         self.made[target] = columns
         return "made", {}
 
     def _make_column(
         self, item: Item, plan: Column, on_step: StepCallback | None
-    ) -> tuple[ComparisonColumn, Frames]:
+    ) -> tuple[ComparisonColumn, GenerationResult]:
         from skipguide.generate import record
         from skipguide.generate import run as generation
 
@@ -231,7 +232,7 @@ class _Comparison:
         made = record.build_record(plan.settings, result, self.weights)
         shared = made.pop("image", None)
         read = self.read(result.frames)
-        return ComparisonColumn(plan.method, made, shared, read, plan.clip), result.frames
+        return ComparisonColumn(plan.method, made, shared, read, plan.clip), result
 
     def finished(
         self, outcomes: Sequence[Outcome]

@@ -2,7 +2,8 @@
 
 NAME.mp4 and NAME.png have the videos of one prompt and seed side by side. METHOD/NAME.mp4 is one
 of them with a record of its own, and ledger.sqlite makes a run of these, for the studio and for
-`skipguide evaluate`.
+`skipguide evaluate`. Of models that make sound, NAME.mp4 has the sound of each video as a track:
+players play that of the first, on the left, unless another is chosen.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 if TYPE_CHECKING:
     import PIL.Image
 
-    from skipguide.files.video import Frames
+    from skipguide.files.sound import Sound
+    from skipguide.generate.record import GenerationResult
     from skipguide.runs.prompt_rows import Prompt
 
 _MAX_METHOD = 50  # characters of the name of a folder
@@ -113,19 +115,33 @@ def folder_name(method: str) -> str:
 
 
 def write(
-    target: Path, item: Item, columns: Sequence[ComparisonColumn], frames: Sequence[Frames]
+    target: Path,
+    item: Item,
+    columns: Sequence[ComparisonColumn],
+    results: Sequence[GenerationResult],
 ) -> None:
     """Write all files of one comparison, the one of all videos last."""
     from skipguide.files import video
 
     fps = columns[0].record["settings"]["fps"]
-    for column, own in zip(columns, frames, strict=True):
-        video.write(column.clip, own, fps, clip_record(column, item))
-    named = {column.method: own for column, own in zip(columns, frames, strict=True)}
+    for column, own in zip(columns, results, strict=True):
+        video.write(column.clip, own.frames, fps, clip_record(column, item), own.sounds)
+    methods = [column.method for column in columns]
+    named = {name: own.frames for name, own in zip(methods, results, strict=True)}
     with video.atomic_replace(target.with_suffix(".png")) as (part,):
         video.make_frame_strip(named, columns[0].title()).save(part, format="PNG")
     combined = combine_records([clip_record(column, item) for column in columns])
-    video.write(target, video.place_side_by_side(named), fps, combined)
+    joined = video.place_side_by_side(named)
+    video.write(target, joined, fps, combined, titled_sounds(methods, results))
+
+
+def titled_sounds(methods: Sequence[str], results: Sequence[GenerationResult]) -> list[Sound]:
+    """Return the sounds of videos side by side, each called as its video; the first is played."""
+    return [
+        dataclasses.replace(sound, title=method)
+        for method, own in zip(methods, results, strict=True)
+        for sound in own.sounds
+    ]
 
 
 def clip_record(column: ComparisonColumn, item: Item) -> PlainData:

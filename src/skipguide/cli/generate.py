@@ -98,7 +98,7 @@ def generate(
             result = run.generate(pipe, settings, on_step, image, group)
         weights = loading.weights_fingerprint(settings, pipe)
     made = record.build_record(settings, result, weights)
-    video.write(target, result.frames, made["settings"]["fps"], made)
+    video.write(target, result.frames, made["settings"]["fps"], made, result.sounds)
     payload = generate_many.video_payload(target, made)
     console.print_result(format_result(target, settings, made), payload, as_json)
 

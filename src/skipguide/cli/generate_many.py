@@ -187,7 +187,7 @@ def _make_one(
     made = record.build_record(settings, result, weights)
     if item.tags:
         made["tags"] = item.tags
-    video.write(target, result.frames, made["settings"]["fps"], made)
+    video.write(target, result.frames, made["settings"]["fps"], made, result.sounds)
     return video_payload(target, made)
 
 

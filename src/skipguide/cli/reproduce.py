@@ -21,6 +21,7 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     from skipguide.files.video import Frames
+    from skipguide.generate.record import GenerationResult
 
 
 def reproduce(
@@ -64,8 +65,8 @@ def reproduce(
 ) -> None:
     """Make a video again from its record.
 
-    Says whether it came out bit-equal (the frames before encoding): exit code 0 if so, 1 if not. Of
-    a comparison all videos are made again, and it says so of each.
+    Says whether it came out bit-equal (the frames before encoding, and the sound, if it has one):
+    exit code 0 if so, 1 if not. Of a comparison all videos are made again, and it says so of each.
     """
     from skipguide.files import video
 
@@ -84,10 +85,10 @@ def reproduce(
     if out is not None:
         check_outputs([check_suffix(out, ".mp4"), video.sidecar_path(out)], overwrite)
     made = list(_make_again(recorded, source, moved))
-    results = [_result(run, frames, now, source, len(then.get("runs", "1")))
-               for run, frames, now in made]  # fmt: skip
+    results = [_result(run, result.frames, now, source, len(then.get("runs", "1")))
+               for run, result, now in made]  # fmt: skip
     if out is not None:
-        _write(out, recorded, [(frames, now) for _, frames, now in made])
+        _write(out, recorded, [(result, now) for _, result, now in made])
     written = None if out is None else str(out)
     if several:
         payload = {"bit_equal": all(r["bit_equal"] for r in results), "out": written,
@@ -158,8 +159,8 @@ def _choose(recorded: Sequence[_Recorded], only: str | None) -> list[_Recorded]:
 
 def _make_again(
     recorded: Sequence[_Recorded], source: Path, moved: ReadOnlyData
-) -> Iterator[tuple[_Recorded, Frames, PlainData]]:
-    """Yield each video with its new frames and record; the model is loaded once where it can be."""
+) -> Iterator[tuple[_Recorded, GenerationResult, PlainData]]:
+    """Yield each video, made anew, with its record; the model is loaded once where it can be."""
     from skipguide.files import image as image_file
     from skipguide.generate import record, run
     from skipguide.generate.resolve import resolve_settings
@@ -198,7 +199,7 @@ def _make_again(
                 now = record.build_record(settings, result, weights)
         if (entry.record.get("preset") or {}).get("file"):  # which is not here, and not needed
             now["preset"] = entry.record["preset"]
-        yield entry, result.frames, now
+        yield entry, result, now
 
 
 @contextlib.contextmanager
@@ -217,20 +218,22 @@ def _use_recorded_threads(then: ReadOnlyData) -> Iterator[None]:
 
 
 def _write(
-    out: Path, recorded: Sequence[_Recorded], made: Sequence[tuple[Frames, PlainData]]
+    out: Path, recorded: Sequence[_Recorded], made: Sequence[tuple[GenerationResult, PlainData]]
 ) -> None:
     """Write one video as such, and several side by side."""
     from skipguide.files import video
 
     if len(made) == 1:
-        frames, now = made[0]
-        video.write(out, frames, now["settings"]["fps"], now)
+        result, now = made[0]
+        video.write(out, result.frames, now["settings"]["fps"], now, result.sounds)
         return
-    joined = {run.method: frames for run, (frames, _) in zip(recorded, made, strict=True)}
+    methods, results = [run.method for run in recorded], [result for result, _ in made]
+    joined = {name: own.frames for name, own in zip(methods, results, strict=True)}
     records = [now for _, now in made]
     combined = compare_files.combine_records(records)
     fps = records[0]["settings"]["fps"]
-    video.write(out, video.place_side_by_side(joined), fps, combined)
+    sounds = compare_files.titled_sounds(methods, results)
+    video.write(out, video.place_side_by_side(joined), fps, combined, sounds)
 
 
 # --- what it says ---------------------------------------------------------------------------------
@@ -244,12 +247,15 @@ def _result(run: _Recorded, frames: Frames, now: PlainData, source: Path, count:
     """
     from skipguide.generate import record
 
-    equal = run.record.get("frames_sha256") == now["frames_sha256"]
+    same_frames = run.record.get("frames_sha256") == now["frames_sha256"]
+    heard = run.record.get("audio")  # videos that older versions made of the model have none
+    equal = same_frames and (heard is None or heard["sha256"] == now.get("audio", {}).get("sha256"))
+    difference = 0 if same_frames else _largest_difference(frames, source, run.place, count)
     return {
         "method": run.method,
         "bit_equal": equal,
         "changed": record.diff_records(run.record, now),
-        "difference": None if equal else _largest_difference(frames, source, run.place, count),
+        "difference": None if equal else difference,
         "record": now,
     }
 
@@ -274,6 +280,7 @@ def _verdict(result: ReadOnlyData) -> str:
     largest = result["difference"]
     size = f"largest pixel difference {largest} of 255 (encoding loss included)"
     amount = "the frames have another size" if largest is None else size
+    amount = "the frames are, but not the sound" if largest == 0 else amount
     reasons = (
         ["changed since:", *changed] if changed else ["nothing that the record knows has changed"]
     )

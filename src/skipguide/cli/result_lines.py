@@ -25,11 +25,20 @@ def format_result(target: Path, settings: GenerationSettings, made: ReadOnlyData
     frames, height, width, _ = made["frames"]
     return "\n".join((
         f"{target}: {frames} frames of {width}x{height} at {made['settings']['fps']} fps, seed"
-        f" {settings.seed}",
+        f" {settings.seed}{_sound_words(made)}",
         format_cost(made["measured"]),
         format_used(settings, made),
         f"skipguide reproduce {target} makes it again",
     ))  # fmt: skip
+
+
+def _sound_words(made: ReadOnlyData) -> str:
+    audio = made.get("audio")
+    if not audio:
+        return ""
+    kind = "mono" if audio["channels"] == 1 else "stereo"
+    seconds = audio["samples"] / audio["sample_rate"]
+    return f", with {seconds:.1f} s of {kind} sound at {audio['sample_rate']} Hz"
 
 
 def format_several(records: Sequence[ReadOnlyData]) -> list[str]:

@@ -6,6 +6,7 @@ complete.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from PIL import Image
 from skipguide.files import captions
 from skipguide.files.atomic import atomic_replace as atomic_replace
 from skipguide.files.frames import Frames, VideoFile, ffmpeg_name, open_container
+from skipguide.files.sound import Sound, add_track
 from skipguide.files.text import dump_json
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
@@ -29,6 +31,10 @@ _LIMITED_RANGE = 1
 # there is AVX-512, its code (x264 core 165) reads past the end of rows that are no multiple of 8
 # blocks of 16 pixels, and with B-frames what lay there in memory decides on the quality of others.
 _CODING = {"crf": "12", "g": "12", "mbtree": "0"}
+_CONTAINER = {
+    "movflags": "+faststart+use_metadata_tags",  # else ffmpeg drops keys that it does not know
+    "max_interleave_delta": "0",  # sound and frames of one time lie together, however long it is
+}
 _ROOM = 1 << 16  # a file whose first bytes do not fit on the disk is never closed by PyAV
 _THREADS = 4  # of frames: slices, and their number, would follow the machine's cores
 
@@ -38,12 +44,22 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def write(path: Path, frames: Frames, fps: Fraction | int | str, record: ReadOnlyData) -> None:
+def write(
+    path: Path,
+    frames: Frames,
+    fps: Fraction | int | str,
+    record: ReadOnlyData,
+    sounds: Sequence[Sound] = (),
+) -> None:
     """Write an mp4 with its record inside, and the same record beside it.
 
     The file is H.264 in yuv420p (all that browsers play), tagged BT.709 (untagged files are shown
     in wrong colours), with a key frame at least every 12 frames (players seek to key frames).
     Equal arguments give equal bytes.
+
+    Args:
+        sounds: each a track of its own, without loss; `sound.read` reads them. Players play the
+            first one unless another is chosen.
 
     Raises:
         ValueError: if the frames have another shape or type, or an odd height or width.
@@ -52,7 +68,7 @@ def write(path: Path, frames: Frames, fps: Fraction | int | str, record: ReadOnl
     text = dump_json(record, indent=2, allow_nan=False)
     with atomic_replace(path, sidecar_path(path)) as (video_part, record_part):
         record_part.write_text(text + "\n", encoding="utf-8")
-        _encode(video_part, frames, Fraction(fps), text)
+        _encode(video_part, frames, Fraction(fps), text, sounds)
 
 
 def _check_frames(frames: Frames) -> None:
@@ -69,12 +85,11 @@ def _check_frames(frames: Frames) -> None:
         )
 
 
-def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
+def _encode(
+    path: Path, frames: Frames, fps: Fraction, record: str, sounds: Sequence[Sound]
+) -> None:
     path.write_bytes(bytes(_ROOM))  # which av.open empties again
-    # Without use_metadata_tags ffmpeg drops keys that it does not know.
-    with av.open(
-        ffmpeg_name(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}
-    ) as container:
+    with av.open(ffmpeg_name(path), "w", format="mp4", options=dict(_CONTAINER)) as container:
         container.metadata[METADATA_TAG] = record
         stream = container.add_stream("libx264", rate=fps, options=dict(_CODING))
         stream.height, stream.width = frames.shape[1:3]
@@ -83,6 +98,9 @@ def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
         context.thread_type, context.thread_count = "FRAME", _THREADS
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
+        tracks = [add_track(container, sound) for sound in sounds]
+        for packet in itertools.chain.from_iterable(tracks):
+            container.mux(packet)  # kept until the frames of its time are there
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))

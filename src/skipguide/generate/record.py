@@ -34,6 +34,7 @@ from skipguide.models.places import describe_loras
 if TYPE_CHECKING:
     from PIL import Image
 
+    from skipguide.files.sound import Sound
     from skipguide.files.video import Frames
 
 RECORD_FORMAT = 2
@@ -55,6 +56,12 @@ class GenerationResult:
     memory: Mapping[str, Any] = field(default_factory=dict)  # as `memory.measure_peak` returns it
     preset: Mapping[str, Any] | None = None  # as `preset_used.find_preset_used` returns it
     has_embedded_scale: bool = False  # as `without_cfg.has_embedded_scale` returns it
+    sound: Sound | None = None  # of models that make one
+
+    @property
+    def sounds(self) -> tuple[Sound, ...]:
+        """The sound, if there is one, as `files.video.write` takes it."""
+        return () if self.sound is None else (self.sound,)
 
 
 def build_record(
@@ -72,6 +79,7 @@ def build_record(
         **({"image": image_file.encode_for_record(result.image)} if result.image else {}),
         "frames": list(result.frames.shape),
         "frames_sha256": hashlib.sha256(result.frames.tobytes()).hexdigest(),
+        **({"audio": result.sound.describe()} if result.sound else {}),
         "weights": dict(weights),
         "versions": library_versions(),
         "machine": describe_machine(str(settings.device)),
@@ -180,3 +188,5 @@ def _flatten_record(record: ReadOnlyData) -> Iterator[tuple[str, Any]]:
             yield f"{part}.{key}", known
     yield "image", record.get("image", {}).get("sha256")
     yield "frames", record.get("frames")
+    for name in ("sample_rate", "channels", "samples"):
+        yield f"audio.{name}", record.get("audio", {}).get(name)

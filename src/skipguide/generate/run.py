@@ -20,8 +20,9 @@ from PIL import Image
 from skipguide import STG, guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
+from skipguide.files.sound import Sound
 from skipguide.files.video import Frames
-from skipguide.generate import failures, notes, refusals, without_cfg
+from skipguide.generate import failures, notes, refusals, soundtrack, without_cfg
 from skipguide.generate.preset_used import find_preset_used
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
@@ -92,16 +93,25 @@ def generate(
         _apply_guidance(pipe, settings, parallel, said) as passes_per_step,
     ):
         clock = _StepTimer(pipe, settings, passes_per_step, on_step, said)
-        video = _call_pipeline(pipe, settings, first, clock)
+        output = _call_pipeline(pipe, settings, first, clock)
         passes = passes_per_step()
-    frames = _to_uint8(np.asarray(video), settings)
+    frames = _to_uint8(np.asarray(output.frames[0]), settings)
     said.add(notes.size_note(frames.shape, settings, type(pipe).__name__))
+    sound = _sound_of(pipe, output, said)
     seconds = time.perf_counter() - started
     return GenerationResult(
         frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts),
         memory.measure_peak(device), find_preset_used(settings, pipe),
-        without_cfg.has_embedded_scale(pipe, settings),
+        without_cfg.has_embedded_scale(pipe, settings), sound,
     )  # fmt: skip
+
+
+def _sound_of(pipe: Pipeline, output: Any, said: _Notes) -> Sound | None:
+    """Return the sound of a video; a video whose sound cannot be written is kept, with a note."""
+    if getattr(output, "audio", None) is not None and soundtrack.sampling_rate(pipe) is None:
+        said.add(f"The sound is left out: {soundtrack.missing_rate_note(pipe)}.")
+        return None
+    return soundtrack.sound_of(pipe, output)
 
 
 def assist(
@@ -308,7 +318,8 @@ def _call_pipeline(
     callback: _StepTimer,
     output_type: str = "np",
 ) -> Any:
-    """Run the pipeline; return `(F, H, W, 3)` floats in [0, 1], or its latents."""
+    """Run the pipeline; return its output: `frames` of `(F, H, W, 3)` floats in [0, 1], or latents,
+    and `audio` where it makes sound."""
     parameters = call_parameters(pipe)
     values = {pipeline_argument(name, pipe): getattr(settings, name) for name in _CALL_SETTINGS} | {
         "image": image
@@ -333,7 +344,7 @@ def _call_pipeline(
             notes.hide_truncation_messages(),
             _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
         ):
-            return pipe(**call).frames[0]
+            return pipe(**call)
     except (RuntimeError, MemoryError, AttributeError, TypeError) as error:
         placement.explain_sequential(error, pipe, settings)
         if explained := failures.explain(error, type(pipe).__name__, settings):

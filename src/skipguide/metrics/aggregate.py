@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from skipguide.metrics.catalog import EXTRACTORS
-from skipguide.metrics.features import GENERATED, REFERENCE, Readings
+from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
 from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.metrics.inception import Predictions, inception_score, split_scores
 from skipguide.metrics.inputs import SkippedVideo, is_run_name, prompt_from_name
@@ -105,6 +105,7 @@ def _vendi(extractor: str, x: Tensor) -> Statistic:
 # metric -> (what prepares its statistic, the position of its value in what the statistic returns)
 _STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {
     "fvd": (_frechet, 0),
+    "fad": (_frechet, 0),
     "kvd": (_kernel, 0),
     "precision": (_neighbours, 0),
     "recall": (_neighbours, 1),
@@ -161,7 +162,7 @@ def _score_set(
     odd: set[str],
     shared: dict[tuple[Callable[..., Statistic], str], _StatisticValues],
 ) -> ResultRow:
-    sides = [GENERATED, REFERENCE] if asked.row.reference else [GENERATED]
+    sides: list[Side] = [GENERATED, REFERENCE] if asked.row.reference else [GENERATED]
     names = [readings.names(side, asked.kind) for side in sides]
     names[0] = [name for name in names[0] if name not in odd]
     fewest = min(map(len, names))
@@ -175,18 +176,39 @@ def _score_set(
     ]
     prepare, which = _STATISTICS[asked.metric]
     if (prepare, asked.kind) not in shared:
-        shared[prepare, asked.kind] = _compute_statistic(prepare(asked.extractor, *sets), names)
+        windows = [
+            readings.windows(side, asked.kind, chosen)
+            for side, chosen in zip(sides, names, strict=True)
+        ]
+        statistic = _of_videos(prepare(asked.extractor, *sets), windows)
+        shared[prepare, asked.kind] = _compute_statistic(statistic, names)
     value, without = shared[prepare, asked.kind][which]
     width = jackknife.half_widths_of(without) if without else None
     estimate = _estimate_set(asked, value, width, names)
     reference = len(names[1]) if len(names) > 1 else None
     warnings = [
-        *_warnings(readings, asked, sets),
+        *_warnings(readings, asked, sets, names),
         *_no_interval_warning(estimate, names, jackknife.MIN_GROUPS),
     ]
     return ResultRow.from_estimate(
         asked, estimate, reference, warnings, _split_summary(asked, sets[0]), without
     )
+
+
+def _of_videos(statistic: Statistic, windows: Sequence[Sequence[int]]) -> Statistic:
+    """Return a statistic of rows as one of videos, of which each may have several rows."""
+    if all(count == 1 for counts in windows for count in counts):
+        return statistic
+    rows = [torch.arange(sum(counts)).split(list(counts)) for counts in windows]
+
+    def of_videos(*kept: Tensor) -> list[float]:
+        chosen = [
+            torch.cat([own[i] for i in videos.tolist()])
+            for own, videos in zip(rows, kept, strict=True)
+        ]
+        return statistic(*chosen)
+
+    return of_videos
 
 
 def _compute_statistic(statistic: Statistic, names: Sequence[Sequence[str]]) -> _StatisticValues:
@@ -266,20 +288,28 @@ def _estimate_set(
     return Estimate(found, *intervals.clip(low, high, asked.row.range), count)
 
 
-def _warnings(readings: Readings, asked: MetricRequest, sets: Sequence[Tensor]) -> list[str]:
+def _warnings(
+    readings: Readings,
+    asked: MetricRequest,
+    sets: Sequence[Tensor],
+    names: Sequence[Sequence[str]],
+) -> list[str]:
     found = []
-    for side, vectors in zip((GENERATED, REFERENCE), sets, strict=False):
-        count, width = vectors.shape
+    for side, vectors, chosen in zip((GENERATED, REFERENCE), sets, names, strict=False):
+        count, (rows, width) = len(chosen), vectors.shape
         if count < asked.row.enough_videos:
             found.append(
                 f"{count} {side} videos are few: below {asked.row.enough_videos}, the value depends"
                 " on their number"
             )
-        if asked.metric == "fvd" and count <= width:
+        if asked.metric in ("fvd", "fad") and rows <= width:
+            what = f"the {rows} windows of {count}" if asked.row.sound else str(count)
             found.append(
-                f"{count} {side} videos are too few for a covariance of {width} features with full"
+                f"{what} {side} videos are too few for a covariance of {width} features with full"
                 " rank"
             )
+    if asked.row.sound:  # which has neither a size nor frames
+        return found
     return found + _size_warnings(readings, len(sets)) + _rate_warnings(readings, len(sets))
 
 

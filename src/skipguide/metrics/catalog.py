@@ -37,6 +37,7 @@ class Extractor:
     fewest: int = 2  # frames
     has_features: bool = True
     classes: int = 0  # for which it gives probabilities; 0 if it gives none
+    sound: bool = False  # whether it hears the sound of a video, and does not see its frames
     epsilon: float = 0.0  # added inside the logarithms of the Inception Score by its protocol
 
 
@@ -61,6 +62,7 @@ class Metric:
     normalised: tuple[float, float] | None = None
     weight: float = 0.0
     share: Literal["", "generated", "reference"] = ""  # the videos that it is a share of, if any
+    sound: bool = False  # whether it needs the sound of a video
     uses_rate: bool = False  # whether it picks frames by time
     on_request: bool = False  # whether an evaluation that names no metrics leaves it out
 
@@ -117,6 +119,18 @@ WEIGHTS: dict[str, Weights] = {
         repo="facebook/dino-vitb16",
     ),
     "raft": Weights(("raft-things.pth",), "https://github.com/princeton-vl/RAFT, models.zip", _BSD),
+    "vggish": Weights(
+        ("vggish-10086976.pth",),
+        "https://github.com/harritaylor/torchvggish, release v0.1: Google's weights", _APACHE,
+    ),
+    "panns": Weights(
+        ("Cnn14_16k_mAP=0.438.pth",), "https://zenodo.org/records/3987831",
+        "as its record states (the code: MIT)",
+    ),
+    "clap": Weights(
+        ("clap-htsat-unfused",), "https://huggingface.co/laion/clap-htsat-unfused, the folder",
+        _APACHE, repo="laion/clap-htsat-unfused",
+    ),
     "amt": Weights(
         ("amt-s.pth",), "https://huggingface.co/lalala125/AMT", _NC, commercial=False,
         repo="lalala125/AMT"
@@ -151,6 +165,21 @@ EXTRACTORS: dict[str, Extractor] = {
         "all frames, in time the nearest of 19, 64 x 64, [-1, 1]; it knows the clips of"
         " skipguide.lab and no others",
         classes=384,
+    ),
+    "vggish": Extractor(
+        "skipguide.metrics.networks.vggish", ("vggish",), None, 128,
+        "the sound, mono, 16 kHz, windows of 0.96 s, no PCA, before the last ReLU"
+        " (frechet-audio-distance, fadtk)",
+        sound=True,
+    ),
+    "clap": Extractor(
+        "skipguide.metrics.networks.clap", ("clap",), None, 512,
+        "the sound, mono, 48 kHz, windows of 10 s every second, filled up with silence (fadtk)",
+        sound=True,
+    ),
+    "panns": Extractor(
+        "skipguide.metrics.networks.panns", ("panns",), None, 2048,
+        "the sound, mono, 16 kHz, all of it at once (frechet-audio-distance)", sound=True,
     ),
     "open-judge": Extractor(
         "skipguide.metrics.networks.judge", ("open-judge",), None, 128,
@@ -194,6 +223,18 @@ def _pixel_metric(
     return Metric(
         name, "video", what, "this package", range, better, fewest_frames=fewest_frames,
         uses_rate=uses_rate, on_request=True,
+    )  # fmt: skip
+
+
+def _sound_metric(
+    name: str, what: str, source: str, range: Range, network: str = "",
+    weights: tuple[str, ...] = (), fewest_frames: int = 1, uses_rate: bool = False,
+) -> Metric:  # fmt: skip
+    """Return a row of single videos with a sound, on request: most videos have none."""
+    return Metric(
+        name, "video", what, source, range, "higher", weights=weights, fewest_frames=fewest_frames,
+        module=network and f"skipguide.metrics.networks.{network}", uses_rate=uses_rate,
+        sound=True, on_request=True,
     )  # fmt: skip
 
 
@@ -271,5 +312,18 @@ _ROWS = (
         "sharpness", "steepness of edges: 1 / the pixels that they ramp over", range=(0, None)
     ),
     _pixel_metric("saturation", "distance of pixels from grey", "lower"),
+    Metric(
+        "fad", "set", "Frechet distance between the features of the sounds", "arXiv:1812.08466",
+        (0, None), "lower", extractor="vggish", reference=True, fewest_videos=2,
+        enough_videos=256, sound=True, on_request=True,
+    ),
+    _sound_metric(
+        "av_align", "onsets of the sound that come with a peak of motion, over all of both",
+        "arXiv:2309.16429", (0, None), fewest_frames=3, uses_rate=True,
+    ),
+    _sound_metric(
+        "clap_score", "likeness of the sound to the prompt", "arXiv:2211.06687", (-1, 1), "clap",
+        ("clap",),
+    ),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}

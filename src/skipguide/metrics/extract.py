@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 
-from skipguide.metrics import pixels, vbench
+from skipguide.metrics import pixels, sounds, vbench
 from skipguide.metrics import weights as stored
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
@@ -22,7 +23,8 @@ from skipguide.metrics.weights import WeightsRecord
 from skipguide.models.memory import is_out_of_memory
 
 Tensor = torch.Tensor
-METERS = vbench.METERS | pixels.METERS
+METERS = vbench.METERS | pixels.METERS | sounds.METERS
+_SILENT = "it has no sound"
 Note = Callable[[str], None]  # is called with the name of each video before it is read
 
 
@@ -87,6 +89,10 @@ class _Pass:
                 for name, one in takers.items():
                     self._try(name, lambda one=one, frame=frame: one.add(frame))
         return index + 1
+
+    def start(self, metric: str, meter: Callable[[], vbench.Meter]) -> None:
+        """Add the meter of a metric, or the reason why there is none."""
+        self._try(metric, lambda: self.meters.update({metric: meter()}))
 
     def values(self) -> dict[str, float]:
         """Return the values of the metrics that have one."""
@@ -193,8 +199,12 @@ class Reader:
             if count < fewest:
                 one.failures[metric] = _too_short_reason(count, fewest)
             else:
-                one.meters[metric] = METERS[metric](model, count, clip.fps)
+                one.start(
+                    metric, lambda model=model, metric=metric: _meter(metric, model, clip, count)
+                )
         for name, network in self.extractors.items():
+            if EXTRACTORS[name].sound:
+                continue
             fewest = EXTRACTORS[name].fewest
             if network.kinds[side] and count < fewest:
                 one.failures[f"features {name}"] = _too_short_reason(count, fewest)
@@ -214,6 +224,29 @@ class Reader:
             self._skip(name, side, metric, reason)
         for extractor, frames in found.extractors.items():
             self._enqueue(extractor.removeprefix("features "), side, name, frames)
+        for extractor, network in self.extractors.items():
+            if EXTRACTORS[extractor].sound and network.kinds[side]:
+                self._listen(extractor, side, name, clip)
+
+    def _listen(self, extractor: str, side: Side, name: str, clip: Clip) -> None:
+        """Add the features of a video's sound, a row for each of its windows."""
+        network = self.extractors[extractor]
+        try:
+            heard = clip.sound()
+            if heard is None:
+                raise ValueError(_SILENT)
+            samples = torch.from_numpy(heard.mono(network.module.RATE))
+            rows = network.module.features(network.model, samples)
+            if not bool(rows.isfinite().all()):
+                raise ValueError("the network returned infinity or NaN")
+        except (ValueError, MemoryError, RuntimeError) as error:
+            reason = _memory_reason(error) or (str(error) if isinstance(error, ValueError) else "")
+            if not reason:
+                raise
+            self._skip(name, side, f"features {extractor}", reason)
+            return
+        for kind in network.kinds[side]:
+            self.readings.add_windows(side, kind, name, rows)
 
     def _skip(self, name: str, side: Side, metric: str, reason: str) -> None:
         self.readings.skipped.append(SkippedVideo(name, side, metric, reason))
@@ -256,6 +289,17 @@ class Reader:
                     self._skip(
                         name, side, f"features {kind}", "the network returned infinity or NaN"
                     )
+
+
+def _meter(metric: str, model: nn.Module | None, clip: Clip, count: int) -> vbench.Meter:
+    """Return the meter of a metric for a clip, which has heard its sound if it needs one."""
+    meter: Any = METERS[metric](model, count, clip.fps)
+    if METRICS[metric].sound:
+        heard = clip.sound()
+        if heard is None:
+            raise ValueError(_SILENT)
+        meter.hear(heard, clip.prompt())
+    return meter
 
 
 def _too_short_reason(got: int, needed: int) -> str:

@@ -31,7 +31,7 @@ class Readings:
     A kind is the name of an extractor, followed by `selection.CLASSES` for its class probabilities.
     """
 
-    # side/kind -> video -> (D,)
+    # side/kind -> video -> (D,), or of sounds (W, D), a row for each window
     vectors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     # per-video metric -> video -> value
     values: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -49,14 +49,23 @@ class Readings:
             zip(names, rows.detach().cpu(), strict=True)
         )
 
+    def add_windows(self, side: Side, kind: str, name: str, rows: Tensor) -> None:
+        """Add the features `(W, D)` of the windows of one video's sound."""
+        self.vectors.setdefault(f"{side}/{kind}", {})[name] = rows.detach().cpu()
+
     def names(self, side: str, kind: str) -> list[str]:
         """Return the sorted names of the videos of a set that an extractor has read."""
         return sorted(self.vectors.get(f"{side}/{kind}", {}))
 
     def stack(self, side: str, kind: str, names: Sequence[str]) -> Tensor:
-        """Stack the vectors of some videos: `(N, D)`."""
+        """Stack the vectors of some videos: `(N, D)`; of sounds those of all their windows."""
         vectors = self.vectors[f"{side}/{kind}"]
-        return torch.stack([vectors[name] for name in names])
+        return torch.cat([torch.atleast_2d(vectors[name]) for name in names])
+
+    def windows(self, side: Side, kind: str, names: Sequence[str]) -> list[int]:
+        """Return how many rows of the stack are of each video."""
+        vectors = self.vectors[f"{side}/{kind}"]
+        return [len(torch.atleast_2d(vectors[name])) for name in names]
 
 
 def join(parts: Sequence[Readings]) -> Readings:
@@ -110,13 +119,18 @@ def describe(readings: Readings) -> dict[str, Any]:
         "rates": {side: dict(sorted(rows.items())) for side, rows in readings.rates.items()},
         "notes": {side: dict(sorted(rows.items())) for side, rows in readings.notes.items()},
         "vectors": {key: sorted(rows) for key, rows in sorted(readings.vectors.items())},
+        "windows": {
+            key: [len(rows[name]) for name in sorted(rows)]
+            for key, rows in sorted(readings.vectors.items())
+            if any(row.ndim > 1 for row in rows.values())
+        },
     }
 
 
 def save_vectors(readings: Readings, path: Path) -> None:
     """Write the vectors as safetensors: side/kind -> (N, D), sorted by name as in `describe`."""
     tensors = {
-        key: torch.stack([rows[name] for name in sorted(rows)])
+        key: torch.cat([torch.atleast_2d(rows[name]) for name in sorted(rows)])
         for key, rows in readings.vectors.items()
     }
     save_file(tensors, path)
@@ -133,12 +147,15 @@ def restore(
     tensors = load_file(path)
     vectors = {}
     for key, names in description["vectors"].items():
-        if key not in tensors or len(tensors[key]) != len(names):
+        windows = description.get("windows", {}).get(key)  # of sounds
+        count = len(names) if windows is None else sum(windows)
+        if key not in tensors or len(tensors[key]) != count:
             raise ValueError(
-                f"{path} must hold {len(names)} vectors {key}, but does not. Use the file that was"
+                f"{path} must hold {count} vectors {key}, but does not. Use the file that was"
                 " written together with the result."
             )
-        vectors[key] = dict(zip(names, tensors[key], strict=True))
+        rows = tensors[key] if windows is None else tensors[key].split(windows)
+        vectors[key] = dict(zip(names, rows, strict=True))
     sizes = {
         side: {name: tuple(size) for name, size in rows.items()}
         for side, rows in description["sizes"].items()

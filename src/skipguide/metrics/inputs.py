@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skipguide.files import image, search
+from skipguide.files import image, search, sound, video
 from skipguide.files.folders import is_system_name
 from skipguide.files.frames import Frames, VideoFile
+from skipguide.files.sound import Sound
 from skipguide.files.text import format_count
 
 Tensor = torch.Tensor
@@ -51,6 +52,8 @@ class Clip:
     # an iterator over functions, each of which converts one frame to (3, H, W) uint8
     frames: Callable[[], Iterator[Callable[[], Tensor]]]
     notes: tuple[str, ...] = ()  # what a player would show otherwise, in words
+    sound: Callable[[], Sound | None] = lambda: None  # decodes it; None if it has none
+    prompt: Callable[[], str] = lambda: ""  # "" if nothing tells
 
     def stack(self) -> Tensor:
         """Return all frames at once: `(F, 3, H, W)` uint8."""
@@ -210,7 +213,20 @@ def _decode(path: Path) -> Clip:
         for convert in file.frames():
             yield lambda convert=convert: _to_tensor(convert())
 
-    return Clip(file.count, file.height, file.width, rate, frames, file.notes)
+    return Clip(
+        file.count, file.height, file.width, rate, frames, file.notes,
+        functools.cache(functools.partial(sound.read, path)),
+        functools.partial(find_prompt, path),
+    )  # fmt: skip
+
+
+def find_prompt(path: Path) -> str:
+    """Return the prompt of a video file, from its own record or else from its name."""
+    try:
+        recorded = video.read_record(path).get("settings", {}).get("prompt")
+    except ValueError:  # no record
+        recorded = None
+    return recorded or prompt_from_name(path.name)
 
 
 def _to_tensor(frame: Frames) -> Tensor:

@@ -102,7 +102,9 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
                 f" {name}."
             )
         return MetricRequest(name)
-    chosen = extractor or features or row.extractor
+    # Features of pictures are not asked of what hears, nor the other way round.
+    of_all = features if features and EXTRACTORS[features].sound == row.sound else ""
+    chosen = extractor or of_all or row.extractor
     fitting = [known for known, one in EXTRACTORS.items() if _fits(name, one)]
     if chosen not in fitting:
         raise ValueError(
@@ -113,7 +115,12 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
 
 
 def _fits(metric: str, extractor: Extractor) -> bool:
-    """Tell whether a metric can use an extractor: the Inception Score needs class probabilities."""
+    """Tell whether a metric can use an extractor.
+
+    Sounds are heard, pictures are seen, and the Inception Score needs class probabilities.
+    """
+    if METRICS[metric].sound != extractor.sound:
+        return False
     return bool(extractor.classes) if metric == "inception_score" else extractor.has_features
 
 

@@ -18,7 +18,7 @@ from skipguide.files import folders, video
 from skipguide.files.text import dump_json
 from skipguide.lab.training_loop import atomic_path
 from skipguide.metrics.catalog import METRICS
-from skipguide.metrics.inputs import prompt_from_name
+from skipguide.metrics.inputs import find_prompt
 
 VIDEOS, PROMPTS, RESULTS = "videos", "prompts.json", "skipguide_eval_results.json"
 _MAX_NAME_BYTES = 255 - len("-9999.mp4")  # bytes of a file name
@@ -102,16 +102,8 @@ def group_by_prompt(paths: Sequence[Path]) -> dict[str, list[Path]]:
     """Group mp4 files by their prompt, taken from their own record or else from their name."""
     found: dict[str, list[Path]] = {}
     for path in sorted(paths):
-        found.setdefault(_find_prompt(path), []).append(path)
+        found.setdefault(find_prompt(path), []).append(path)
     return found
-
-
-def _find_prompt(path: Path) -> str:
-    try:
-        recorded = video.read_record(path).get("settings", {}).get("prompt")
-    except ValueError:
-        recorded = None
-    return recorded or prompt_from_name(path.name)
 
 
 # --- results --------------------------------------------------------------------------------------

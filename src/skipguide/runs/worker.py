@@ -184,7 +184,7 @@ class Worker:
         }
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             path = Path(folder) / f"{job.key}.mp4"
-            video.write(path, result.frames, made["settings"]["fps"], made)
+            video.write(path, result.frames, made["settings"]["fps"], made, result.sounds)
             content, beside = path.read_bytes(), video.sidecar_path(path).read_bytes()
         kept = save(latents, {"key": job.key}) if job.latents else None
         contents = ClipContents(content, beside, kept, watched)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skipguide.files import video
+from skipguide.files import sound, video
 from skipguide.runs import Clip, Run
 from skipguide.runs.study import COPIES, Check, CheckAnswer, CheckKind, Kind, Study
 from skipguide.studio import files
@@ -58,7 +58,8 @@ def prepare(run: Run, study: Study) -> None:
             frames, fps = video.read(clip.video)
             path.parent.mkdir(exist_ok=True)
             with video.atomic_replace(path) as (part,):
-                video.write(part, damage(frames), fps, {})
+                heard = sound.read(clip.video)
+                video.write(part, damage(frames), fps, {}, () if heard is None else (heard,))
 
 
 def damaged_path(run: Run, check: Check) -> Path:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+from skipguide.files.sound import has_sound
 from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.metrics.catalog import METRICS
@@ -74,6 +75,7 @@ def _describe_clip(clip: Clip, written: Annotation) -> PlainData:
     return {
         **{name: getattr(clip, name) for name in same},
         "fps": fps,
+        "sound": clip.video is not None and has_sound(clip.video),
         "error": error,
         "metrics": _finite_metrics(clip),
         **asdict(written),

@@ -15,7 +15,7 @@ LABELS = {
     "stg_scale": "Scale s", "spatial_scale": "Spatial s", "temporal_scale": "Temporal s",
     "guidance_scale": "CFG g", "steps": "Steps", "start": "From (part of the run)", "stop": "To",
     "rescale": "Rescale", "skip": "Skip", "term": "More terms", "rater": "Your name",
-    "cfg_rule": "Rule of CFG", "preset": "Preset",
+    "cfg_rule": "Rule of CFG", "nag": "NAG", "preset": "Preset",
 }  # fmt: skip
 _FLAG = r"(?:--[a-z][a-z-]*|PROMPT)"
 # Advice that only the command line can follow, and what a person on the page can do.
@@ -48,7 +48,9 @@ def in_page_words(text: str) -> str:
     text = re.sub(_FLAG, lambda found: _quote(found[0].strip("-").replace("-", "_").lower()), text)
     keys = "|".join(name for name in LABELS if "_" in name)
     text = re.sub(rf"\b(?:{keys})\b", lambda found: _quote(found[0]), text)
-    first = "layers|steps|start|stop|rescale|skip|term"  # words that mean the field at a beginning
+    first = (
+        "layers|steps|start|stop|rescale|skip|term|nag"  # words that mean the field at a beginning
+    )
     return re.sub(rf"^(?:{first})(?= must )", lambda found: _quote(found[0]), text)
 
 

@@ -11,6 +11,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from skipguide.files.sound import has_sound
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.study import Kind
@@ -306,6 +307,7 @@ def _describe_task(
         {
             "url": f"study/{name}.mp4", "frames": clip.frames,
             "fps": float(clip.fps or 1), "width": clip.width, "height": clip.height,
+            "sound": clip.video is not None and has_sound(clip.video),
         }
         for clip, name in zip(task.clips_in_order, names.name_videos(task), strict=True)
     ]  # fmt: skip

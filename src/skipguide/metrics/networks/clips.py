@@ -3,6 +3,9 @@
 A module of an extractor has `prepare(model, frame)`: one frame `(3, H, W)` uint8 as its network
 wants it; `embed(model, clips)`: features of prepared clips `(B, F, 3, h, w)`; and if it gives
 classes `classify(model, clips)`. One that does not see the first frames has `sample(count)`.
+
+A module of an extractor of sounds has `RATE`, and `features(model, samples)` of one sound `(T,)` at
+that rate: `(W, D)`, a row for each of its windows.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import { isOutside, mark, noteOf } from "studio/annotations.js";
 import { button, el, short } from "studio/dom.js";
+import { speaker } from "studio/hearing.js";
 import { Player } from "studio/player.js";
 import { ask, clipUrl, isReport } from "studio/source.js";
 import { setSlot, state } from "studio/state.js";
@@ -24,6 +25,8 @@ export class Cell {
       if (!transport.playing) transport.onchange();
     };
     this.player.onerror = (reason) => this.#broken(reason);
+    const hear = (isHeard) => transport.hear(isHeard ? this.player : null);
+    this.speaker = speaker(this.player, "this video", hear);
   }
 
   show(row, slot, isOne) {
@@ -64,8 +67,8 @@ export class Cell {
     }
     this.#say("");
     this.transport.add(this.player);
-    const { frames, fps } = this.clip;
-    this.player.load({ url: clipUrl(this.clip), frames, fps }, this.transport.frame);
+    const { frames, fps, sound } = this.clip;
+    this.player.load({ url: clipUrl(this.clip), frames, fps, sound }, this.transport.frame);
   }
 
   /** There are as many videos as a browser can play. */
@@ -103,7 +106,7 @@ export class Cell {
     const place = this.run.settings.indexOf(setting);
     const hint = place < 9 ? el("kbd", {}, place + 1) : null;
     const title = el("div", { class: "title" }, hint, el("b", {}, setting.title),
-      mark(this.run, this.clip, setting), this.number);
+      mark(this.run, this.clip, setting), this.clip?.sound ? this.speaker : null, this.number);
     if (!isOne) return [title];
     return [
       title, el("div", { class: "quiet" }, summary(this.run, setting)), noteOf(this.clip),

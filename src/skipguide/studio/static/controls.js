@@ -1,6 +1,7 @@
 // The transport bar: what a person sees of the clock.
 
 import { button, choice, el } from "studio/dom.js";
+import { hearNext } from "studio/hearing.js";
 import { MODES, state, update } from "studio/state.js";
 import { SPEEDS } from "studio/transport.js";
 import { resetZoom, zoomBy } from "studio/zoom.js";
@@ -9,6 +10,9 @@ import { resetZoom, zoomBy } from "studio/zoom.js";
 export function controls(root, transport) {
   const play = button("Play", () => transport.toggle(), { key: "space", id: "play" });
   const loop = button("Loop", () => transport.set({ loop: !transport.loop }), { key: "l", pressed: true });
+  const sound = button("Sound", () => hearNext(transport), {
+    key: "h", pressed: false, hidden: true, id: "sound", title: "Hear the first video, the next one, none",
+  });
   const scrub = el("input", {
     type: "range", id: "scrub", min: 0, step: 1, "aria-label": "Frame",
     on: { input: () => { transport.playing = false; transport.seek(Number(scrub.value)); } },
@@ -24,7 +28,7 @@ export function controls(root, transport) {
     button("‹", () => transport.step(-1), { title: "One frame back (←)", "aria-label": "One frame back" }),
     button("›", () => transport.step(1), { title: "One frame on (→)", "aria-label": "One frame on" }),
     scrub, place, drift,
-    el("span", { class: "more" }, speed, loop,
+    el("span", { class: "more" }, speed, loop, sound,
       el("span", { class: "group", role: "group", "aria-label": "Way to compare" }, modes),
       numbers,
       el("span", { class: "group", role: "group", "aria-label": "Zoom" },
@@ -37,6 +41,8 @@ export function controls(root, transport) {
     const { frame, frames } = transport; // the second looks at all players
     play.firstChild.data = transport.playing ? "Pause" : "Play";
     loop.setAttribute("aria-pressed", String(transport.loop));
+    sound.hidden = ![...transport.players].some((player) => player.clip?.sound);
+    sound.setAttribute("aria-pressed", String(transport.heard !== null));
     scrub.max = frames - 1;
     scrub.value = frame;
     place.textContent = `${frame + 1} / ${frames} · ${(frame / transport.fps).toFixed(2)} s`;

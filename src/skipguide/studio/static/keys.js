@@ -1,6 +1,7 @@
 // The keys: one table, for doing and for telling.
 
 import { button, el } from "studio/dom.js";
+import { hearNext } from "studio/hearing.js";
 import { exchange } from "studio/pair.js";
 import { keyOf, slotsOf, state, toggleSetting, update, viewsOf } from "studio/state.js";
 import { nextTheme } from "studio/theme.js";
@@ -31,6 +32,7 @@ function table({ run, transport, pair }) {
     [["["], "Slower", () => transport.faster(-1)],
     [["]"], "Faster", () => transport.faster(1)],
     [["l"], "Loop or not", () => transport.set({ loop: !transport.loop })],
+    [["h"], "Hear the first video, the next one, none", () => hearNext(transport)],
     [["ArrowUp", "k"], "Prompt before", () => go("prompts", prompts, -1)],
     [["ArrowDown", "j"], "Next prompt", () => go("prompts", prompts, 1)],
     [["s"], "Next seed", () => go("seeds", run.seeds, 1)],

@@ -2,6 +2,7 @@
 
 import { measureClamped } from "studio/clamp.js";
 import { button, choice, el, followPointer } from "studio/dom.js";
+import { speaker } from "studio/hearing.js";
 import { Player } from "studio/player.js";
 import { clipUrl } from "studio/source.js";
 import { rows, state, update } from "studio/state.js";
@@ -15,6 +16,8 @@ export class Pair {
     Object.assign(this, { root, run, transport, line: 0.5 });
     this.layers = ["first", "second"].map((name) => el("div", { class: `pan ${name}` }));
     this.players = this.layers.map((layer) => new Player(layer));
+    this.speakers = this.players.map((player, i) => speaker(player, ["the left video", "the right video"][i],
+      (isHeard) => transport.hear(isHeard ? player : null)));
     this.divider = el("div", {
       class: "divider", role: "slider", tabindex: 0, "aria-label": "Line between the two", "aria-valuemin": 0,
       "aria-valuemax": 100, on: { pointerdown: (event) => this.#grab(event) },
@@ -30,6 +33,7 @@ export class Pair {
   render() {
     const row = rows()[0];
     const clips = state.pair.map((place) => this.run.clipAt(row.prompt, row.seed, state.slots[place]?.setting));
+    this.speakers.forEach((node, i) => { node.hidden = !clips[i]?.sound; });
     const ready = clips.every((clip) => clip?.status === "done");
     this.#say(ready ? "" : "Both videos must be made to be compared. Choose two others.");
     if (ready) {
@@ -37,7 +41,7 @@ export class Pair {
         const player = this.players[i];
         this.transport.add(player);
         player.onframe = () => { this.stage.dataset.frames = this.players.map((one) => one.frame).join(","); };
-        player.load({ url: clipUrl(clip), frames: clip.frames, fps: clip.fps }, this.transport.frame);
+        player.load({ url: clipUrl(clip), frames: clip.frames, fps: clip.fps, sound: clip.sound }, this.transport.frame);
       });
       this.stage.style.setProperty("--ratio", clips[0].width / clips[0].height);
     }
@@ -76,7 +80,7 @@ export class Pair {
         const pair = [...state.pair];
         pair[side] = Number(value);
         update({ pair });
-      }, { "aria-label": `${label} video` }),
+      }, { "aria-label": `${label} video` }), this.speakers[side],
       el("span", { class: "quiet" }, summary(this.run, this.run.setting.get(state.slots[state.pair[side]].setting))));
     const gain = choice("times", GAINS.map((value) => [value, value]), state.gain, (value) => update({ gain: Number(value) }));
     const swap = button("Exchange", exchange, { key: "x" });

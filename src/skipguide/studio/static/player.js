@@ -13,7 +13,7 @@ export class Player {
     this.video = null;
     this.next = null; // the one that is coming, not yet on the screen
     this.chase = null; // of that one, while the clock runs
-    this.clip = null; // {url, frames, fps}
+    this.clip = null; // {url, frames, fps, sound}
     this.frame = null; // the one on the screen
     this.drawn = new WeakMap(); // video -> the frame that it has drawn last
     this.isSeen = true;
@@ -25,6 +25,8 @@ export class Player {
     this.shown = new Set(); // frames that were on the screen, at least in passing
     this.failed = false;
     this.isMoving = false; // by the clock
+    this.isHeard = false; // never more than one of the page
+    this.onheard = () => {}; // when that changes
   }
 
   /** Show a clip from a frame on; what was shown before stays until the new one can be. */
@@ -56,6 +58,30 @@ export class Player {
   unload() {
     for (const video of [this.video, this.next]) if (video) free(video);
     Object.assign(this, { video: null, next: null, chase: null, clip: null, frame: null });
+  }
+
+  /** Be heard, or not any more; by a click or a key, as browsers want it. */
+  hear(isHeard) {
+    this.isHeard = isHeard;
+    if (this.video) this.video.muted = !isHeard;
+    this.onheard(isHeard);
+  }
+
+  /** Whether it keeps the time, because it is heard and plays: a sound that follows would waver. */
+  get leads() {
+    if (!this.isHeard || !this.joined || this.stalled || !this.clip.sound) return false;
+    return this.isMoving && !this.video.paused && !this.atEnd;
+  }
+
+  get position() {
+    return this.video.currentTime * this.clip.fps;
+  }
+
+  /** Play on evenly; `rate` is in frames per second. */
+  lead(rate) {
+    this.wanted = Math.floor(this.position);
+    const speed = rate / this.clip.fps;
+    if (this.video.playbackRate !== speed) this.video.playbackRate = speed;
   }
 
   /** Whether it shows something, so that the others wait for it. */
@@ -190,6 +216,7 @@ export class Player {
     this.video = video;
     this.next = null;
     this.chase = null;
+    video.muted = !this.isHeard;
     video.classList.remove("coming");
     this.frame = null;
     this.screen.classList.toggle("tiny", video.videoWidth <= 160);

@@ -2,6 +2,7 @@
 
 import { Answers } from "studio/answers.js";
 import { button, el } from "studio/dom.js";
+import { hearNext, speaker } from "studio/hearing.js";
 import { Player } from "studio/player.js";
 import { away, isBack, pause } from "studio/reach.js";
 import { ask } from "studio/source.js";
@@ -11,6 +12,7 @@ const ENOUGH = 0.9; // of the frames of each video, before an answer can be give
 const GAP = 8; // pixels between two videos, as in the style sheet
 const NAMES = ["A", "B"];
 const PATIENCE = 4000; // milliseconds, until a browser that loads nothing is offered a click
+let isHearing = false; // whether this rater wants sound, in the tasks to come too
 const tries = new Map(); // of videos that did not play; a browser keeps what it has of an address
 
 export class TaskView {
@@ -23,6 +25,7 @@ export class TaskView {
     this.transport = new Transport();
     this.transport.together = true;
     this.transport.onchange = () => this.#changed();
+    this.transport.onend = () => this.#takeTurns();
     this.transport.onblocked = () => this.#offerStart(true);
     this.screens = task.videos.map((video, i) => this.#screen(video, this.isPair ? NAMES[i] : ""));
     this.#build();
@@ -54,6 +57,7 @@ export class TaskView {
   doingOf({ key, shiftKey }) {
     const steps = { ArrowLeft: -1, ArrowRight: 1 };
     if (shiftKey && key in steps) return () => this.transport.step(steps[key]);
+    if (key === "h" && this.hasSound) return () => this.#hearNext();
     return key === " " ? () => this.transport.toggle() : this.answers.doingOf(key);
   }
 
@@ -94,19 +98,49 @@ export class TaskView {
     const pan = el("div", { class: "pan" });
     const player = new Player(pan);
     const note = el("p", { class: "note" }, "Loading …");
+    const hear = (isHeard) => this.#hear(isHeard ? player : null);
+    const ear = video.sound ? speaker(player, label ? `video ${label}` : "the video", hear) : null;
     const seen = el("progress", {
       class: "seen", max: 1, value: 0, "aria-label": `Played of video ${label}`,
     });
     const letter = label ? el("b", { class: "letter" }, label) : null;
-    const frame = el("div", { class: "screen" }, pan, note, letter, seen);
+    const frame = el("div", { class: "screen" }, pan, note, letter, ear, seen);
     const screen = { player, note, seen, label, figure: el("figure", {}, frame) };
     player.load(addressed(video), 0);
     this.transport.add(player);
     const joined = player.onjoin;
-    player.onjoin = () => { note.hidden = true; joined(); };
+    player.onjoin = () => { note.hidden = true; joined(); this.#listen(); };
     player.onframe = () => this.#shown(screen);
     player.onerror = (reason) => this.#failed(screen, video, reason);
     return screen;
+  }
+
+  // --- what is heard ----------------------------------------------------------------------------
+
+  get hasSound() {
+    return this.task.videos.some((video) => video.sound);
+  }
+
+  #hear(player) {
+    isHearing = player !== null;
+    this.transport.hear(player);
+  }
+
+  #hearNext() {
+    hearNext(this.transport);
+    isHearing = this.transport.heard !== null;
+  }
+
+  /** Who wanted sound in the task before wants it here. */
+  #listen() {
+    if (isHearing && this.transport.heard === null && this.#isThere) this.#hearNext();
+  }
+
+  /** Each time that they begin again, the other one is heard. */
+  #takeTurns() {
+    if (this.transport.heard === null) return;
+    const others = this.screens.filter(({ player }) => player.clip?.sound && !player.isHeard);
+    if (others.length) this.transport.hear(others[0].player);
   }
 
   /** Side by side or one below the other, whichever shows more. */

@@ -1,4 +1,5 @@
-// The one clock of the page. All videos follow it; none leads, so none is special when it is slow or taken away.
+// The one clock of the page. All videos follow it; none leads, so none is special when it is slow or taken away. Only
+// the one that is heard keeps the time, as long as it plays.
 
 export const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
 
@@ -10,6 +11,8 @@ export class Transport {
     this.loop = true;
     this.speed = 1;
     this.together = false; // nothing moves before all videos can
+    this.heard = null; // the one player that is heard
+    this.onend = () => {}; // before it begins again
     this.onchange = () => {}; // after every move and every change
     this.onblocked = () => {}; // the browser plays nothing before a click
     this.before = 0;
@@ -39,6 +42,7 @@ export class Transport {
   add(player) {
     this.players.add(player);
     player.onblocked = () => {
+      if (player === this.heard) return this.hear(null); // it may play, but not aloud
       if (this.playing) this.pause();
       this.onblocked();
     };
@@ -47,6 +51,7 @@ export class Transport {
 
   remove(player) {
     this.players.delete(player);
+    if (this.heard === player) this.hear(null);
   }
 
   play() {
@@ -86,6 +91,13 @@ export class Transport {
     this.onchange();
   }
 
+  /** Let one player be heard, or none. */
+  hear(heard) {
+    for (const player of new Set([this.heard, heard])) player?.hear(player === heard);
+    this.heard = heard;
+    this.onchange();
+  }
+
   faster(places) {
     const place = SPEEDS.indexOf(this.speed) + places;
     this.set({ speed: SPEEDS[Math.min(Math.max(place, 0), SPEEDS.length - 1)] });
@@ -99,9 +111,10 @@ export class Transport {
     if (this.#waits(players)) {
       for (const player of players) player.hold();
     } else {
-      this.position += passed * this.fps * this.speed;
+      const rate = this.fps * this.speed, lead = this.heard?.leads ? this.heard : null;
+      this.position = lead ? lead.position : this.position + passed * rate;
       if (this.position >= this.frames) this.#end();
-      else for (const player of players) player.follow(this.position, this.fps * this.speed, passed);
+      else for (const player of players) player === lead ? player.lead(rate) : player.follow(this.position, rate, passed);
     }
     this.onchange();
     requestAnimationFrame((later) => this.#tick(later));
@@ -115,8 +128,10 @@ export class Transport {
   }
 
   #end() {
-    if (this.loop) this.seek(0);
-    else {
+    if (this.loop) {
+      this.onend();
+      this.seek(0);
+    } else {
       this.position = this.frames - 0.5;
       this.pause();
     }

@@ -1,6 +1,6 @@
 // Try a layer and a scale: ask the loaded model for a video, and see it beside the others.
 
-import { button, choice, el, hush, say } from "studio/dom.js";
+import { button, choice, el, hush, say, short } from "studio/dom.js";
 import { ask } from "studio/source.js";
 import { slotsOf, state, update } from "studio/state.js";
 import { parameterRows } from "studio/words.js";
@@ -8,7 +8,8 @@ import { parameterRows } from "studio/words.js";
 const FIELDS = [
   ["layers", { placeholder: "8 or 8, 9" }], ["stg_scale", { inputmode: "decimal" }],
   ["spatial_scale", { inputmode: "decimal" }], ["temporal_scale", { inputmode: "decimal" }],
-  ["guidance_scale", { inputmode: "decimal" }], ["cfg_rule", { placeholder: "plain CFG, or apg eta=0.2" }], ["steps", { inputmode: "numeric" }],
+  ["guidance_scale", { inputmode: "decimal" }], ["cfg_rule", { placeholder: "plain CFG, or apg eta=0.2" }],
+  ["nag", { placeholder: "off, or 5 tau=2.5 alpha=0.25" }], ["steps", { inputmode: "numeric" }],
   ["start", { inputmode: "decimal" }], ["stop", { inputmode: "decimal" }],
   ["rescale", { inputmode: "decimal" }],
 ];
@@ -122,7 +123,7 @@ const OF_STG = ["layers", "skip", "strength", "normalize", "every", "start", "st
 const SCALES = ["stg_scale", "spatial_scale", "temporal_scale"];
 
 // What a preset says, so that it is not taken from the setting that a trial starts from.
-const OF_PRESET = [...OF_STG, ...SCALES, "guidance_scale", "rescale", "term", "slg_layers", "random_share", "schedule", "guidance"];
+const OF_PRESET = [...OF_STG, ...SCALES, "guidance_scale", "rescale", "term", "slg_layers", "random_share", "schedule", "nag", "guidance"];
 
 /** Without what is empty, and without what has no effect where STG is off. Layers without any scale have the preset's. */
 function allowed(parameters) {
@@ -141,6 +142,11 @@ function part(value) {
   return Array.isArray(value) ? value.join(",") : value?.random ? `random:${value.random}` : String(value);
 }
 
+/** NAG as `--nag` takes it: "5 tau=2.5". */
+function nag({ scale, ...parts }) {
+  return [short(scale), ...Object.entries(parts).map(([key, value]) => `${key}=${part(value)}`)].join(" ");
+}
+
 /** A rule of CFG as `--cfg-rule` takes it: "apg eta=0.2". */
 function rule({ name, ...parts }) {
   return [name, ...Object.entries(parts).map(([key, value]) => `${key}=${part(value)}`)].join(" ");
@@ -153,6 +159,7 @@ function lines(text) {
 
 function written(value) {
   if (value?.name) return rule(value);
+  if (value?.scale !== undefined) return nag(value);
   return value == null ? "" : Array.isArray(value) ? value.join(", ") : String(value);
 }
 

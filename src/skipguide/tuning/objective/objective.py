@@ -84,7 +84,7 @@ class Objective:
                 "a distance needs --features EXTRACTOR and --reference DIR, but there is no"
                 f" {missing}. Pass both."
             )
-        fitting = [name for name, row in EXTRACTORS.items() if row.has_features]
+        fitting = [name for name, row in EXTRACTORS.items() if row.has_features and not row.sound]
         if spec.features and spec.features not in fitting:
             raise ValueError(
                 f"--features must be {' or '.join(fitting)}, but got {spec.features!r}. Choose one"
