@@ -2,7 +2,7 @@
 
 NAME.mp4 and NAME.png have the videos of one prompt and seed side by side. METHOD/NAME.mp4 is one
 of them with a record of its own, and ledger.sqlite makes a run of these, for the studio and for
-`skipguide evaluate`.
+`skipguide evaluate`. Of pictures NAME.png (or NAME.webp) is all there is side by side.
 """
 
 from __future__ import annotations
@@ -112,20 +112,27 @@ def folder_name(method: str) -> str:
     return f"{name[:_MAX_METHOD].strip('-.')}-{hashlib.sha256(method.encode()).hexdigest()[:6]}"
 
 
+def files_beside(target: Path) -> list[Path]:
+    """Return the files of a comparison beside the one of all videos: their strip. Of pictures there
+    is none."""
+    return [] if target.suffix.lower() != ".mp4" else [target.with_suffix(".png")]
+
+
 def write(
     target: Path, item: Item, columns: Sequence[ComparisonColumn], frames: Sequence[Frames]
 ) -> None:
     """Write all files of one comparison, the one of all videos last."""
-    from skipguide.files import video
+    from skipguide.files import clips, video
 
     fps = columns[0].record["settings"]["fps"]
     for column, own in zip(columns, frames, strict=True):
-        video.write(column.clip, own, fps, clip_record(column, item))
+        clips.write(column.clip, own, fps, clip_record(column, item))
     named = {column.method: own for column, own in zip(columns, frames, strict=True)}
-    with video.atomic_replace(target.with_suffix(".png")) as (part,):
-        video.make_frame_strip(named, columns[0].title()).save(part, format="PNG")
+    for strip in files_beside(target):
+        with video.atomic_replace(strip) as (part,):
+            video.make_frame_strip(named, columns[0].title()).save(part, format="PNG")
     combined = combine_records([clip_record(column, item) for column in columns])
-    video.write(target, video.place_side_by_side(named), fps, combined)
+    clips.write(target, video.place_side_by_side(named), fps, combined)
 
 
 def clip_record(column: ComparisonColumn, item: Item) -> PlainData:
@@ -176,7 +183,7 @@ def find_made(
         for run, column in zip(whole, columns, strict=True)
         for change in batch.same_as_made(run, column.settings, weights, image)
     ]
-    files = [target.with_suffix(".png"), *(column.clip for column in columns)]
+    files = [*files_beside(target), *(column.clip for column in columns)]
     if changes or not all(path.is_file() for path in files):
         return [], list(dict.fromkeys(changes))
     return [
@@ -220,6 +227,15 @@ def collect(
     ]  # fmt: skip
     if clips:
         collecting.collect(folder, clips, weights)
+
+
+def write_grid(
+    folder: Path, made: Sequence[tuple[Item, Sequence[Column], Sequence[ComparisonColumn]]]
+) -> Path | None:
+    """Write one sheet of all pictures of several comparisons; None of videos and of nothing."""
+    from skipguide.runs import picture_grid
+
+    return picture_grid.write(folder) if made else None
 
 
 def _prompt(item: Item) -> Prompt:

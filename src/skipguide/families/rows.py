@@ -328,6 +328,7 @@ FAMILIES = (
             text=text_attention.SHARED,
         ),
         latent_layout="bchw",
+        makes="image",
         text_position="before",
         negative=text_attention.PLAIN_PROMPT,
     ),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipguide.families import lookup
 from skipguide.generate import flags, parsing
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.preset_given import choose_preset
@@ -28,10 +30,16 @@ if TYPE_CHECKING:
 _PIPELINE_ARGUMENTS = {
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
-    "num_frames": ("num_frames", "video_length", "frames"),
+    "num_frames": lookup.FRAME_COUNTS,
     "fps": ("fps", "target_fps", "frame_rate"),
 }
 _MODEL_DEFAULT_FIELDS = ("height", "width", "num_frames", "fps", "guidance_scale", "steps")
+# What only models that make videos, or only those that make pictures, can be told.
+_OF_VIDEOS = (
+    "num_frames", "fps", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength",
+    "decode_chunk_size",
+)  # fmt: skip
+_OF_PICTURES = ("picture_format",)
 _OPTIONAL_ARGUMENTS = (
     "max_sequence_length", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength",
     "decode_chunk_size",
@@ -207,12 +215,13 @@ def _check_inputs(settings: GenerationSettings, pipe: Pipeline) -> None:
         "image",
         *_MODEL_DEFAULT_FIELDS,
         *_OPTIONAL_ARGUMENTS,
+        *_OF_PICTURES,
     ):
         value = getattr(settings, name)
         if value is not None and not _accepts_setting(pipe, name):
             raise ValueError(
-                f"{name} must be left out for a {model}, which does not take it, but got {value!r}."
-                f" Leave out {flag_name(name)}, or choose another --model."
+                f"{name} must be left out for a {model}, which {_why_not(pipe, name)}, but got"
+                f" {_written(value)}. Leave out {flag_name(name)}, or choose another --model."
             )
     needed = {"prompt": "prompt" in parameters, "image": requires_image(pipe)}
     for name in (
@@ -223,11 +232,29 @@ def _check_inputs(settings: GenerationSettings, pipe: Pipeline) -> None:
         )
 
 
+def makes_pictures(pipe: Pipeline) -> bool:
+    """Return whether the pipeline makes pictures, and not videos."""
+    return lookup.makes_of(type(pipe)) == "image"
+
+
+def _why_not(pipe: Pipeline, name: str) -> str:
+    """Say why a pipeline does not take a setting."""
+    if makes_pictures(pipe) and name in _OF_VIDEOS:
+        return "makes pictures"
+    return "makes videos" if name in _OF_PICTURES else "does not take it"
+
+
+def _written(value: object) -> str:
+    return str(value) if isinstance(value, Fraction) else repr(value)
+
+
 def requires_image(pipe: Pipeline) -> bool:
-    """Return whether the pipeline needs an image. LTX's call has a default, with which it fails."""
-    parameter = call_parameters(pipe).get("image")
+    """Return whether the pipeline needs an image. Some calls have a default with which they
+    fail."""
+    parameter, name = call_parameters(pipe).get("image"), type(pipe).__name__
     return parameter is not None and (
-        parameter.default is inspect.Parameter.empty or "ImageToVideo" in type(pipe).__name__
+        parameter.default is inspect.Parameter.empty
+        or any(word in name for word in ("ImageToVideo", "Img2Img"))
     )
 
 
@@ -239,11 +266,11 @@ def guider_sets_scale(pipe: Pipeline) -> bool:
 
 
 def _accepts_setting(pipe: Pipeline, name: str) -> bool:
-    """Return whether a pipeline takes a setting. The fps of the mp4 are for all."""
-    return (
-        name == "fps"
-        or pipeline_argument(name, pipe) in call_parameters(pipe)
-        or (name == "guidance_scale" and guider_sets_scale(pipe))
+    """Return whether a pipeline takes a setting. The fps of the mp4 are for all videos."""
+    if name == "fps" or name in _OF_PICTURES:
+        return makes_pictures(pipe) == (name != "fps")
+    return pipeline_argument(name, pipe) in call_parameters(pipe) or (
+        name == "guidance_scale" and guider_sets_scale(pipe)
     )
 
 
@@ -293,13 +320,25 @@ def _config_default(name: str, pipe: Pipeline) -> Any:
     )  # CogVideoX, Allegro
     if samples is not None and hasattr(pipe, "vae_scale_factor_spatial"):
         return samples * pipe.vae_scale_factor_spatial
+    if name in ("height", "width") and makes_pictures(pipe):
+        return _picture_side(pipe)
     return config.get("num_frames") if name == "num_frames" else None
 
 
-def _family_fps(pipe: Pipeline) -> int:
-    from skipguide.families import lookup
+def _picture_side(pipe: Pipeline) -> int | None:
+    """Return the side of the square pictures that a model makes where nothing else is asked for."""
+    config = getattr(getattr(pipe, "transformer", None), "config", {})
+    samples = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
+    factor = getattr(pipe, "vae_scale_factor", None)
+    whole = isinstance(samples, int) and isinstance(factor, int)
+    return samples * factor if whole else None
+
+
+def _family_fps(pipe: Pipeline) -> int | None:
     from skipguide.families.schema import DEFAULT_FPS
 
+    if makes_pictures(pipe):
+        return None
     try:
         return lookup.family_of(pipe).fps
     except ValueError:  # no row for this pipeline, which plain CFG does not need

@@ -57,7 +57,7 @@ def generate(
     image: Image.Image | None = None,
     parallel: Any = None,
 ) -> GenerationResult:
-    """Make one video.
+    """Make one video, or one picture: a video of one frame.
 
     Equal settings on the same machine with the same versions give equal bytes.
 
@@ -333,7 +333,7 @@ def _call_pipeline(
             notes.hide_truncation_messages(),
             _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
         ):
-            return pipe(**call).frames[0]
+            return _first_of(pipe(**call))
     except (RuntimeError, MemoryError, AttributeError, TypeError) as error:
         placement.explain_sequential(error, pipe, settings)
         if explained := failures.explain(error, type(pipe).__name__, settings):
@@ -347,6 +347,11 @@ def _call_pipeline(
             noise_levels.check_timesteps(pipe.scheduler, type(pipe).__name__)
             raise
         raise too_few_steps(pipe, settings) from error
+
+
+def _first_of(output: Any) -> Any:
+    """Return the video of an output, or its first picture as a video of one frame."""
+    return output.images[:1] if hasattr(output, "images") else output.frames[0]
 
 
 def too_few_steps(pipe: Pipeline, settings: GenerationSettings) -> ValueError:
@@ -394,7 +399,7 @@ def _check_call(
     reasons += [f"needs {', '.join(needed)}"] if needed else []
     if reasons:
         raise ValueError(
-            f"model must be a text-to-video or image-to-video pipeline, but {model}"
+            f"model must make a video or a picture from a text or an image, but {model}"
             f" {' and '.join(reasons)}. Use another model, or guide() from Python."
         )
 
