@@ -5,7 +5,7 @@ docs/add-a-family.md tells how to write one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,8 +75,9 @@ class Stack:
     Args:
         path: where the list is on the denoiser.
         depth: how many blocks it has in the public checkpoint.
-        streams: the inputs of a block that carry state from block to block. They come first in its
-            signature, in the order in which it returns them.
+        streams: the inputs of a block that carry state from block to block, that of the video (or
+            image) first. They come first in its signature.
+        returns: the streams in the order in which a block returns them, where it is another one.
         attention: the self-attentions of a block by their paths in it, and for each the function of
             `identity_attention.py` that computes it with the identity map.
         axis: "spatial" or "temporal" where attention is factorized, None where it is joint.
@@ -97,6 +98,15 @@ class Stack:
     audio: tuple[str, ...] = ()
     text: tuple[TextAttention, ...] = ()
     isolation: tuple[str, ...] = ()
+    returns: tuple[str, ...] = ()
+
+    def as_returned(self, state: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the streams, which come in the order of `streams`, as a block returns them."""
+        return tuple(state[self.streams.index(name)] for name in self.returns or self.streams)
+
+    def position_returned(self, stream: str) -> int:
+        """Return the position of a stream in what a block returns."""
+        return (self.returns or self.streams).index(stream)
 
 
 @dataclass(frozen=True)

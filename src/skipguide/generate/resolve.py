@@ -340,6 +340,6 @@ def _family_fps(pipe: Pipeline) -> int | None:
     if makes_pictures(pipe):
         return None
     try:
-        return lookup.family_of(pipe).fps
+        return lookup.family_of(pipe).fps or DEFAULT_FPS  # an image has none
     except ValueError:  # no row for this pipeline, which plain CFG does not need
         return DEFAULT_FPS
