@@ -92,6 +92,8 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     given["image"] = settings.image and Path(settings.image).name
     if settings.image_fit == "crop":  # the same as None, which clips had before there was a choice
         given["image_fit"] = None
+    if settings.picture_format == "png":  # likewise
+        given["picture_format"] = None
     complete = validate_settings(
         {**given, **{name: value for name, value in found.items() if given[name] is None}}
     )

@@ -69,7 +69,7 @@ class GenerationSettings(ModelSettings):
     )
     image: str | None = _field(
         "the name of a picture file",
-        "Picture that the video starts from, for image-to-video models. It is resized and cropped"
+        "Picture that the video starts from, for models that take one. It is resized and cropped"
         " around its centre to the size of the video.",
         min_length=1,
     )
