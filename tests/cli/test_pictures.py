@@ -71,8 +71,8 @@ def test_a_picture_is_what_the_pipeline_makes_and_is_made_again(here: Path) -> N
     [
         (("--num-frames", "5"), "num_frames must be left out for a CogView4Pipeline, which makes"
          " pictures, but got 5. Leave out --num-frames, or choose another --model."),
-        (("--fps", "24000/1001"), "fps must be left out for a CogView4Pipeline, which makes pictures,"
-         " but got 24000/1001. Leave out --fps, or choose another --model."),
+        (("--fps", "24000/1001"), "fps must be left out for a CogView4Pipeline, which makes"
+         " pictures, but got 24000/1001. Leave out --fps, or choose another --model."),
         (("--out", "a.mp4"), "the output must be named .png or .webp, but got 'a.mp4'. Name it"
          " a.png."),
         (("--out", "a.png", "--picture-format", "webp"), "--out must be named .webp with"

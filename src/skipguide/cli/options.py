@@ -68,7 +68,8 @@ _DEFAULT_LABELS = {
     "variant": "none", "vae_dtype": "that of the rest", "lora": "none", "quantize": "no",
     "offload": "no", "attention": "native", "compile": "no", "vae_tiling": "the model's",
     "scheduler": "the model's", "flow_shift": "the model's", "exact": "exact",
-    "picture_format": "png", "modality_scale": "the preset's, else off", "audio_rescale": "as --rescale", "skip_step": "off",
+    "modality_scale": "the preset's, else off", "audio_rescale": "as --rescale", "skip_step": "off",
+    "picture_format": "png",
 }  # fmt: skip
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")
