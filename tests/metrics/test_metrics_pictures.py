@@ -122,15 +122,14 @@ def test_inception_has_the_features_of_pytorch_fid() -> None:
         model = inception_v3.InceptionV3(FOUND["shapes"])
     model.load_state_dict(upstream.inception_state(FOUND["shapes"]), strict=False, assign=True)
     model.eval()
-    prepared = inception_v3.prepare(model, upstream.picture())[None, None]
-    (features,) = inception_v3.embed(model, prepared)
+    (features,) = inception_v3.features(model, upstream.picture()[None, None])
     torch.testing.assert_close(
         features[:: upstream.STEP], torch.tensor(FOUND["features"]), rtol=1e-4, atol=1e-5
     )
     assert (features.mean().item(), features.std().item()) == pytest.approx(
         (FOUND["mean"], FOUND["std"]), rel=1e-4
     )
-    (classes,) = inception_v3.classify(model, prepared)
+    (classes,) = inception_v3.probabilities(model, upstream.picture()[None, None])
     torch.testing.assert_close(classes, (features @ model.fc.weight.T).softmax(0))
     assert len(classes) == 1008
 
@@ -150,7 +149,7 @@ def test_clip_has_the_embeddings_of_transformers(weights: Path) -> None:
     pixels = processor(Image.fromarray(picture.permute(1, 2, 0).numpy()), return_tensors="pt")
     wanted = theirs.vision_model(pixels["pixel_values"]).pooler_output
     wanted = torch.nn.functional.normalize(theirs.visual_projection(wanted), dim=1)
-    found = clip_picture.embed(ours, clip_picture.prepare(ours, picture)[None, None])
+    found = clip_picture.features(ours, picture[None, None])
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-3)
 
 

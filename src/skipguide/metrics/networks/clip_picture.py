@@ -8,6 +8,7 @@ from torch import nn
 
 from skipguide.metrics.networks import clip
 from skipguide.metrics.networks.clip import load as load
+from skipguide.metrics.networks.clips import prepare_clips
 
 Tensor = torch.Tensor
 
@@ -23,6 +24,11 @@ def prepare(model: nn.Module, frame: Tensor) -> Tensor:
     size = model.vision.config.image_size
     resized = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
     return clip.normalize(resized.round().clamp(0, 255))[0]  # to whole grey values, as Pillow does
+
+
+def features(model: nn.Module, frames: Tensor) -> Tensor:
+    """Return features `(B, D)` of pictures `(B, 1, 3, H, W)` uint8."""
+    return embed(model, prepare_clips(prepare, model, frames))
 
 
 def embed(model: nn.Module, clips: Tensor) -> Tensor:

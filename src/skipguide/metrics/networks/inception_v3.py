@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipguide.files import checkpoints
+from skipguide.metrics.networks.clips import prepare_clips
 
 Tensor = torch.Tensor
 SIDE = 299
@@ -174,6 +175,16 @@ def prepare(model: nn.Module, frame: Tensor) -> Tensor:
     pixels = frame.to(next(model.parameters()).device).contiguous()[None].float() / 255
     size = (SIDE, SIDE)
     return F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0] * 2 - 1
+
+
+def features(model: nn.Module, frames: Tensor) -> Tensor:
+    """Return features `(B, D)` of pictures `(B, 1, 3, H, W)` uint8."""
+    return embed(model, prepare_clips(prepare, model, frames))
+
+
+def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
+    """Return class probabilities `(B, K)` of pictures `(B, 1, 3, H, W)` uint8."""
+    return classify(model, prepare_clips(prepare, model, frames))
 
 
 def embed(model: nn.Module, clips: Tensor) -> Tensor:
