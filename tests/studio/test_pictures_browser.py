@@ -126,13 +126,17 @@ def test_a_report_shows_pictures_without_a_server(page: Any, folder: Path, tmp_p
 def test_a_blind_vote_on_two_pictures(page: Any, folder: Path, tmp_path: Path) -> None:
     own = painted(tmp_path / "own", Sketcher(), prompts=["a star"], seeds=[0])
     with Served(own) as served:
+        held: list[Any] = []
+        page.route("**/study/*.png", lambda route: held.append(route))
         page.goto(f"{served.url}/vote#kind=pair&settings=1,5")
         assert page.title() == "Which picture is better?"
         page.locator("#rater").fill("Ann")
         page.keyboard.press("Enter")
+        sync_api.expect(page.locator(".told")).to_have_text("Look at both first.")
         sync_api.expect(page.locator("#left")).to_be_disabled()
+        for route in held:
+            route.continue_()
         until(page, f"{SHOWN}.length", lambda count: count == 2)
-        assert page.locator(".told").text_content() == "Look at both first."
         assert page.locator(".answers h2").text_content().endswith("better picture of this text?")
         page.keyboard.press("f")
         page.keyboard.press("Shift+ArrowLeft")
