@@ -129,8 +129,8 @@ def test_a_blind_vote_on_two_pictures(page: Any, folder: Path, tmp_path: Path) -
         held: list[Any] = []
         page.route("**/study/*.png", lambda route: held.append(route))
         page.goto(f"{served.url}/vote#kind=pair&settings=1,5")
-        assert page.title() == "Which picture is better?"
         page.locator("#rater").fill("Ann")
+        assert page.title() == "Which picture is better?"
         page.keyboard.press("Enter")
         sync_api.expect(page.locator(".told")).to_have_text("Look at both first.")
         sync_api.expect(page.locator("#left")).to_be_disabled()

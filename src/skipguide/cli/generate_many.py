@@ -87,11 +87,7 @@ def generate_many(
 
 
 def choose_targets(items: Sequence[Item], folder: Path) -> list[Path]:
-    """Return the file of each item in a folder.
-
-    Raises:
-        ValueError: if there is no such model.
-    """
+    """Return the file of each item in a folder."""
     from skipguide.generate import preflight
 
     makes = preflight.find_makes(items[0].settings)

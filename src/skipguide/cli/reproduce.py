@@ -27,7 +27,7 @@ def reproduce(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE",
+            metavar="VIDEO",
             help="An mp4, PNG or WebP that skipguide generate, compare or sweep wrote.",
         ),
     ],

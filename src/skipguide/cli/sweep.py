@@ -163,7 +163,7 @@ def sweep(
     track: Track = None,
     as_json: Json = False,
 ) -> None:
-    """Make all videos or pictures of a plan: every prompt, seed and setting.
+    """Make all videos of a plan: every prompt, seed and setting.
 
     Run it again after whatever ended it: what is there stays, the rest is made. A changed plan adds
     to the run. A plan looks like this:

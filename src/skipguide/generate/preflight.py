@@ -175,17 +175,16 @@ def _build_once(folder: Path, elsewhere: tuple[tuple[str, Path], ...], state: An
 
 
 def find_makes(settings: ModelSettings, revision: str | None = None) -> Literal["video", "image"]:
-    """Return what a model makes, as its index says; "video" where that cannot be read.
+    """Return what a model makes, as its index says.
 
-    Raises:
-        ValueError: if there is no such model.
+    Where that cannot be read it is "video": loading says in words what is wrong.
     """
-    folder = _config_folder(parts.find_parts(settings).base, revision)
-    if folder is None:
-        return "video"
     try:
+        folder = _config_folder(parts.find_parts(settings).base, revision)
+        if folder is None:
+            return "video"
         return lookup.makes_of(parts.pipeline_class(folder / INDEX_FILE))
-    except (ValueError, AttributeError):  # no index; loading says so in words
+    except (ValueError, AttributeError):  # no such model, no index
         return "video"
 
 
