@@ -332,8 +332,9 @@ def _picture_side(pipe: Pipeline) -> int | None:
     config = getattr(getattr(pipe, "transformer", None), "config", {})
     samples = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
     factor = getattr(pipe, "vae_scale_factor", None)
-    whole = isinstance(samples, int) and isinstance(factor, int)
-    return samples * factor if whole else None
+    if isinstance(samples, int) and isinstance(factor, int):
+        return samples * factor
+    return None
 
 
 def _family_fps(pipe: Pipeline) -> int | None:

@@ -351,7 +351,10 @@ def _call_pipeline(
 
 def _first_of(output: Any) -> Any:
     """Return the video of an output, or its first picture as a video of one frame."""
-    return output.images[:1] if hasattr(output, "images") else output.frames[0]
+    for name in ("images", "image"):  # Kandinsky's
+        if hasattr(output, name):
+            return getattr(output, name)[:1]
+    return output.frames[0]
 
 
 def too_few_steps(pipe: Pipeline, settings: GenerationSettings) -> ValueError:

@@ -38,6 +38,7 @@ class ImageEncoder(nn.Module):
             num_attention_heads=width // HEAD, patch_size=patch, image_size=size,
             projection_dim=outputs,
         )  # fmt: skip
+        self.size = size
         self.vision = CLIPVisionModelWithProjection(config)
 
     @torch.no_grad()

@@ -21,8 +21,7 @@ def prepare(model: nn.Module, frame: Tensor) -> Tensor:
     top, left = (height - side) // 2, (width - side) // 2
     square = frame[:, top : top + side, left : left + side].contiguous()
     pixels = square.to(next(model.parameters()).device)[None].float()
-    size = model.vision.config.image_size
-    resized = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    resized = F.interpolate(pixels, (model.size, model.size), mode="bicubic", antialias=True)
     return clip.normalize(resized.round().clamp(0, 255))[0]  # to whole grey values, as Pillow does
 
 

@@ -22,18 +22,15 @@ _RULES = (
 class TextAndImages(nn.Module):
     """CLIP's two encoders; called with images it embeds them, like `clip.ImageEncoder`."""
 
-    def __init__(self, images: clip.ImageEncoder, texts: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, images: clip.ImageEncoder, texts: Any, tokenizer: Any) -> None:
         super().__init__()
+        self.size = images.size  # the side of images in pixels
+        self.most_tokens: int = texts.config.max_position_embeddings
         self.images, self.texts, self.tokenizer = images, texts, tokenizer
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed normalized images `(B, 3, size, size)`: `(B, D)`, of length 1."""
         return F.normalize(self.images(images), dim=1)
-
-    @property
-    def size(self) -> int:
-        """Return the side of the images in pixels."""
-        return self.images.vision.config.image_size
 
     @torch.no_grad()
     def embed_text(self, text: str) -> Tensor:
@@ -42,8 +39,9 @@ class TextAndImages(nn.Module):
         Words after the 77th token are cut off.
         """
         device = next(self.parameters()).device
-        most = self.texts.config.max_position_embeddings
-        tokens = self.tokenizer(text, truncation=True, max_length=most, return_tensors="pt")
+        tokens = self.tokenizer(
+            text, truncation=True, max_length=self.most_tokens, return_tensors="pt"
+        )
         ids = tokens.input_ids.to(device)
         return F.normalize(self.texts(input_ids=ids).text_embeds, dim=1)[0]
 
