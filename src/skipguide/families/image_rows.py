@@ -28,10 +28,11 @@ from skipguide.families.schema import CallConvention, Family, Stack
 
 def _skips_layers_of_its_own(call: Mapping[str, Any]) -> bool:
     """Return whether StableDiffusion3Pipeline makes its weak pass at the step that begins."""
+    if call.get("skip_guidance_layers") is None or not call["self"].do_classifier_free_guidance:
+        return False
     i, steps = call["i"], call["num_inference_steps"]
     start, stop = call["skip_layer_guidance_start"], call["skip_layer_guidance_stop"]
-    on = call["skip_guidance_layers"] is not None and call["self"].do_classifier_free_guidance
-    return on and steps * start < i < steps * stop
+    return steps * start < i < steps * stop
 
 
 SD3 = replace(
@@ -187,6 +188,3 @@ FAMILIES = (
         negative=text_attention.PLAIN_PROMPT,
     ),
 )  # fmt: skip
-
-# Pipelines of diffusers that make images and that guide() and SkipGuidance refuse, and why.
-REFUSED_PIPELINES: dict[str, str] = {}
