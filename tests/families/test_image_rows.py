@@ -23,7 +23,7 @@ LATER = (
     "StableDiffusionControlNet", "StableDiffusionDepth", "StableDiffusionImageVariation",
     "StableDiffusionImg2Img", "StableDiffusionInpaint", "StableDiffusionInstruct",
     "StableDiffusionLatent", "StableDiffusionPAG", "StableDiffusionPipeline",
-    "StableDiffusionUpscale", "StableDiffusionXL", "StableUnCLIP", "ZImage",
+    "StableDiffusionUpscale", "StableDiffusionXL", "StableUnCLIP",
 )  # fmt: skip
 
 

@@ -70,10 +70,12 @@ def test_a_rescaling_that_changes_nothing_is_said_once(caplog: pytest.LogCapture
     small = tiny("QwenImagePipeline")
     with guide(small.pipe, STG([1], 1.3)):
         expected = oracle.run(small)
-    with caplog.at_level(logging.WARNING, "skipguide"):
-        with guide(small.pipe, STG([1], 1.3), rescale=0.7):
-            ours = oracle.run(small)
-            oracle.run(small, **small.off)
+    with (
+        caplog.at_level(logging.WARNING, "skipguide"),
+        guide(small.pipe, STG([1], 1.3), rescale=0.7),
+    ):
+        ours = oracle.run(small)
+        oracle.run(small, **small.off)
     said = [record.getMessage() for record in caplog.records if record.name == "skipguide"]
     assert len(said) == 1
     assert "rescale changes nothing in a step with CFG of a QwenImagePipeline" in said[0]
