@@ -152,6 +152,7 @@ class CallConvention:
         cfg_mode: "batched", one call on [uncond, cond]; "separate", one for cond and one for
             uncond; "guider", as the pipeline's guider asks for; "none", one for cond, where a
             pipeline has no CFG at all.
+        cond_first: a batch is [cond, uncond].
         float32_prediction: in a run in half precision the pipeline accepts predictions in float32,
             so that the guidance is not rounded before CFG.
         cfg_flag: whether CFG is on.
@@ -168,13 +169,23 @@ class CallConvention:
         scale_argument: the argument of the call that sets g, where its name is another.
         extra_guidance_flags: for each that is true, the pipeline calls the denoiser once more on
             the cond rows, for guidance of its own.
+        own_pass: of the variables of its call, whether it calls the denoiser once more on the cond
+            rows at the step that begins; for what no flag says. The call comes even where the scale
+            of `own_guidance` is 0.
         own_guidance: the scales of guidance of its own beside CFG, and the value that switches each
             off; `__call__` keeps them in attributes with an underscore before the name.
+        own_guidance_argument: the argument of its call without which, or without CFG, there is no
+            such guidance; "" where it is on by itself.
+        cuts_tokens: the denoiser predicts tokens of other pictures after those of the latents, and
+            the pipeline cuts them off.
+        keeps_length: where this flag is true ("always": at every step), the pipeline gives the
+            result of CFG the length of c, per place; so it must get c as it is.
         audio_names: the variables of its call that hold the latents and the scheduler of the sound;
             () where the sound has none of its own.
     """
 
     cfg_mode: str
+    cond_first: bool = False
     float32_prediction: bool = False
     cfg_flag: str = "do_classifier_free_guidance"
     scale_names: tuple[str, ...] = ("guidance_scale",)
@@ -185,7 +196,11 @@ class CallConvention:
     scale_argument: str = ""
     unsupported_hint: str = ""
     extra_guidance_flags: tuple[str, ...] = ()
+    own_pass: Callable[[Mapping[str, Any]], bool] | None = None
     own_guidance: tuple[tuple[str, float], ...] = ()
+    own_guidance_argument: str = ""
+    cuts_tokens: bool = False
+    keeps_length: str = ""
     audio_names: tuple[str, ...] = ()
 
 
@@ -205,6 +220,8 @@ class Family:
             one of the first list. Of a UNet its parts: "down", "mid" and "up".
         batched_inputs: the inputs of the denoiser whose first dimension is the batch; needed where
             a pipeline calls it "batched".
+        listed_inputs: those of them that are lists with an entry for each row; what the denoiser
+            predicts is a list as well.
         denoisers: the attributes of the pipeline that hold denoisers; one of two may be None.
         interleaved: the stacks run in turn, one block of each, and a bare number is a block of each
             (or of the one with the term's axis).
@@ -238,6 +255,7 @@ class Family:
     pipelines: Mapping[str, CallConvention]
     stacks: Mapping[str, Stack]
     batched_inputs: tuple[str, ...] = ()
+    listed_inputs: tuple[str, ...] = ()
     denoisers: tuple[str, ...] = ("transformer",)
     interleaved: bool = False
     cached_modules: tuple[str, ...] = ()
