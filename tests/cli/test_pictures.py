@@ -16,9 +16,12 @@ from typer.testing import CliRunner, Result
 
 from skipguide.cli import app
 from skipguide.files import clips, video
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import validate_settings
 from skipguide.runs import Run
 from support.drawn import plan_of, swept
 from support.saved import saved
+from support.tiny import tiny
 
 SMALL = ("--model", "../CogView4Pipeline", "--steps", "2", "--height", "32", "--width", "48",
          "--device", "cpu", "--layers", "1")  # fmt: skip
@@ -87,6 +90,18 @@ def test_refused_at_once(
     monkeypatch.setattr("skipguide.models.loading.load", None)  # nothing of the model is read
     assert run("generate", "a star", *SMALL, *given, code=2).stderr == f"error: {message}\n"
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("QwenImageEditPipeline", None), ("StableDiffusion3Img2ImgPipeline", 16)],
+)
+def test_an_edited_picture_keeps_its_size_and_others_have_the_models(
+    name: str, size: int | None
+) -> None:
+    given = {"prompt": "a star", "image": "x.png", "stg_scale": 0.0}
+    found = resolve_settings(validate_settings(given), tiny(name).pipe)
+    assert (found.height, found.width, found.num_frames, found.fps) == (size, size, None, None)
 
 
 def test_a_video_has_no_picture_format(here: Path, tiny_mochi_dir: Path) -> None:

@@ -84,7 +84,7 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     found |= {
         name: _model_default(name, pipe, source.defaults)
         for name in names
-        if getattr(settings, name) is None
+        if getattr(settings, name) is None and name not in _found_in_image(settings, pipe)
     }
     found |= _found_in_model(pipe)
     given = {**settings.model_dump(exclude={"guidance", "preset"}), "guidance": request}
@@ -237,6 +237,15 @@ def _check_inputs(settings: GenerationSettings, pipe: Pipeline) -> None:
 def makes_pictures(pipe: Pipeline) -> bool:
     """Return whether the pipeline makes pictures, and not videos."""
     return lookup.makes_of(type(pipe)) == "image"
+
+
+def _found_in_image(settings: GenerationSettings, pipe: Pipeline) -> tuple[str, ...]:
+    """Return the settings that a pipeline takes from the picture that it edits.
+
+    A picture that noise is put on (`strength`) is fitted to the size instead.
+    """
+    edits = makes_pictures(pipe) and "strength" not in call_parameters(pipe)
+    return ("height", "width") if edits and settings.image is not None else ()
 
 
 def _why_not(pipe: Pipeline, name: str) -> str:
