@@ -121,6 +121,7 @@ def test_the_ways_of_others_make_the_same_step(family: str) -> None:
         assert set(ways) == {
             *(["slg_guider"] if family in WITH_GUIDER else []),
             *(["ltx2_stg"] if family == "ltx-2" else []),
+            *(["sd3_skip_layers"] if family == "sd3" else []),
         }
         assert bool(missing) == (family not in WITH_GUIDER)
         before = hooks_of(step.model)

@@ -55,7 +55,7 @@ def test_a_video_keeps_its_frames_and_loses_its_folders(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (13, 32, 48, 3), np.uint8)
     record = {"settings": {"model": f"{HOME}/wan", "prompt": "a star"}, "run": {"key": "k"}}
     video.write(tmp_path / "x.mp4", frames, 25, record)
-    content = places.video_without_folders(tmp_path / "x.mp4")
+    content = places.clip_without_folders(tmp_path / "x.mp4")
     assert b"ann" not in content
     (tmp_path / "y.mp4").write_bytes(content)
     cleaned = video.read_record(tmp_path / "y.mp4")
@@ -63,5 +63,5 @@ def test_a_video_keeps_its_frames_and_loses_its_folders(tmp_path: Path) -> None:
     (before, fps), (after, same) = video.read(tmp_path / "x.mp4"), video.read(tmp_path / "y.mp4")
     assert np.array_equal(before, after)
     assert fps == same
-    assert places.video_without_folders(tmp_path / "x.mp4") == content
-    assert places.video_without_folders(tmp_path / "y.mp4") == content  # nothing to do
+    assert places.clip_without_folders(tmp_path / "x.mp4") == content
+    assert places.clip_without_folders(tmp_path / "y.mp4") == content  # nothing to do

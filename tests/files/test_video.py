@@ -65,7 +65,7 @@ def test_a_path_may_have_a_colon(
     assert (tmp_path / name).is_file()
     assert video.read(Path(name))[0].shape == clip.shape
     assert video.read_record(Path(name)) == {"weights": "/folder/of/somebody.png"}
-    cleaned = places.video_without_folders(Path(name))
+    cleaned = places.clip_without_folders(Path(name))
     (tmp_path / "cleaned.mp4").write_bytes(cleaned)
     assert video.read_record(tmp_path / "cleaned.mp4") == {"weights": "somebody.png"}
 

@@ -240,7 +240,7 @@ def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
 
     upscaler: Any = Upscaler()
     message = (
-        r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take"
+        r"^model must make a video or a picture from a text or an image, but Upscaler does not take"
         r" generator, "
         r".* and needs image\. Use another model, or guide\(\) from Python\.$"
     )
@@ -762,7 +762,7 @@ def test_record_is_complete_and_names_nobody(
     }
     of_models = {*ModelSettings.model_fields} - {"model", "dtype", "device"}
     left_out = {name for name, value in made["settings"].items() if value is None}
-    assert left_out == of_images | of_models | {"preset"}
+    assert left_out == of_images | of_models | {"preset", "picture_format"}
     assert made["format"] == 2
     assert made["settings"]["guidance"] == {"terms": [{"layers": [2], "scale": 1.0}]}
     assert "image" not in made

@@ -87,6 +87,7 @@ BAD = [
     ("guidance_scale", -1.0), ("guidance_scale", float("inf")), ("min_guidance_scale", -1.0),
     ("min_guidance_scale", "1"), ("motion_bucket_id", -1), ("motion_bucket_id", 127.0),
     ("image_fit", "squash"), ("image_fit", 1), ("cache", "mag"),
+    ("picture_format", "jpg"), ("picture_format", 3),
     ("preset", "tune.toml"), ("preset", 3),
     ("noise_aug_strength", -0.1), ("noise_aug_strength", "a"), ("decode_chunk_size", 0),
     ("decode_chunk_size", 1.5), ("steps", 0), ("steps", -3), ("steps", 2.5), ("steps", "many"),
@@ -231,7 +232,7 @@ OF_IMAGES = {
     "image_fit",
     "cache",
 }
-OF_FILES = {"preset"}  # complete settings say all of it themselves
+OF_FILES = {"preset", "picture_format"}  # complete settings say all of it themselves
 
 
 def test_none_is_filled_from_the_preset_then_from_the_pipeline(
@@ -298,7 +299,9 @@ def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
     class Sizeless:
         dtype, device = pipe.dtype, pipe.device
 
-        def __call__(self, prompt: str, height: int, width: int | None = None) -> None: ...
+        def __call__(
+            self, prompt: str, height: int, width: int | None = None, num_frames: int = 5
+        ) -> None: ...
 
     sizeless: Any = Sizeless()
 

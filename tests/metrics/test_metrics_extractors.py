@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from skipguide.metrics import evaluate, pixels, sounds, vbench, weights
+from skipguide.metrics import alignment, evaluate, pixels, sounds, vbench, weights
 from skipguide.metrics.catalog import EXTRACTORS, METRICS, WEIGHTS
 from skipguide.metrics.inception import Predictions, inception_score
 from skipguide.metrics.networks import videomae, vjepa2
@@ -38,7 +38,8 @@ def test_every_row_of_the_catalog_names_what_there_is() -> None:
         assert set(row.weights) <= set(WEIGHTS)
     for name, row in METRICS.items():
         if row.kind == "video":
-            home = sounds if row.sound else pixels if row.on_request else vbench
+            own = alignment if row.uses_text else pixels if row.on_request else vbench
+            home = sounds if row.sound else own
             assert callable(getattr(home, name))
             assert set(row.weights) <= set(WEIGHTS)
             assert not row.module or callable(importlib.import_module(row.module).load)

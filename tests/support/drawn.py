@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from skipguide.files import video
+from skipguide.files import clips
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import Plan, sweep
@@ -86,7 +86,7 @@ class Drawn:
                 yield JobFinished(job, self._made(job))
 
     def _made(self, job: Job) -> GeneratedVideo:
-        settings, path = job.generation, self.scratch / f"{job.key}.mp4"
+        settings, path = job.generation, self.scratch / f"{job.key}{job.generation.suffix}"
         shape = (settings.num_frames or 1, settings.height or 2, settings.width or 2, 3)
         frames = self._drawn(job, shape)
         record = {
@@ -99,12 +99,13 @@ class Drawn:
             },
             "run": {"key": job.key, "setting": job.setting},
         }  # fmt: skip
-        video.write(path, frames, 8, record)
+        clips.write(path, frames, settings.fps, record)
         product = ClipContents(
             path.read_bytes(),
-            video.sidecar_path(path).read_bytes(),
+            clips.sidecar_path(path).read_bytes(),
             b"latents" if job.latents else None,
             self._watched(job),
+            path.suffix,
         )
         self._note(job.key)
         return GeneratedVideo(

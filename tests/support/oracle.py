@@ -40,7 +40,8 @@ class Call:
 
     @property
     def batch(self) -> int:
-        return len(self.kwargs["sample" if "sample" in self.kwargs else "hidden_states"])
+        first = next(name for name in ("sample", "hidden_states", "x") if name in self.kwargs)
+        return len(self.kwargs[first])
 
     def rows(self, which: slice) -> dict[str, Any]:
         """The inputs of some samples, where the first dimension is the batch of this call, or a
@@ -49,6 +50,8 @@ class Call:
         def taken(name: str, value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: taken(name, item) for key, item in value.items()}
+            if isinstance(value, list) and name in LISTED:
+                return value[which]
             if isinstance(value, (list, tuple)) and name in NESTED:
                 return type(value)(taken(name, item) for item in value)
             if not torch.is_tensor(value) or not value.ndim or name in NOT_ROWS:
@@ -60,8 +63,13 @@ class Call:
         return {name: taken(name, value) for name, value in self.kwargs.items()}
 
 
+LISTED = {"x", "cap_feats"}  # an entry for each row
 NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask"}
-NESTED = {"added_cond_kwargs", "down_block_additional_residuals"}
+NESTED = {
+    "added_cond_kwargs",
+    "down_block_additional_residuals",
+    "block_controlnet_hidden_states",
+}
 # of a UNet: AnimateDiff repeats its text, and what its ControlNets found, for every frame
 PER_FRAME = {
     "encoder_hidden_states",
@@ -73,9 +81,8 @@ PER_FRAME = {
 def samples(output: Any) -> list[Tensor]:
     if torch.is_tensor(output):
         return [output]
-    return [
-        v for v in (output if isinstance(output, tuple) else output.values()) if torch.is_tensor(v)
-    ]
+    found = list(output) if isinstance(output, tuple) else list(output.values())
+    return [torch.stack(v) if isinstance(v, list) else v for v in found if v is not None]
 
 
 def run(tiny: Tiny, **changes: Any) -> Any:
@@ -133,6 +140,8 @@ def playing(tiny: Tiny, returns: Sequence[list[Tensor]]) -> Iterator[None]:
         given = left.pop(0)
         if torch.is_tensor(output):
             return given[0]
+        if isinstance(output, tuple) and isinstance(output[0], list):
+            return (list(given[0]),)
         if isinstance(output, tuple):
             return (*given, *output[len(given) :])
         return type(output)(**dict(zip(output, given, strict=False)))
@@ -157,9 +166,17 @@ def thrown_away(block: nn.Module) -> None:
 
     def give_back(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         inputs = [*args, *kwargs.values()]
-        return tuple(inputs[: len(output)]) if isinstance(output, tuple) else inputs[0]
+        if not isinstance(output, tuple):
+            return inputs[0]
+        left = inputs[: len(output)]  # SD3 and Flux return the text first, which their shapes tell
+        return tuple(one if one is None else take_alike(one, left) for one in output)
 
     block.register_forward_hook(give_back, with_kwargs=True)
+
+
+def take_alike(wanted: Tensor, left: list[Tensor]) -> Tensor:
+    """The first tensor with the shape of another, which is taken out of the list."""
+    return left.pop(next(i for i, one in enumerate(left) if one.shape == wanted.shape))
 
 
 def masked(attention: nn.Module, sees_both: bool = False) -> None:
@@ -214,8 +231,10 @@ def weakened(
         block = weak.get_submodule(layer)
         if skip == "residual":
             thrown_away(block)
+        there = dict(block.named_modules())
         for name in attentions if skip == "attention" else ():
-            masked(block.get_submodule(name), sees_both=name == "attn2")
+            if name in there:
+                masked(there[name], sees_both=name == "attn2")
     return weak
 
 
@@ -343,12 +362,14 @@ def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
     """Sort the one or two calls of a step into cond and uncond."""
     if len(calls) == 1 and not all(rows[0]):
         half = len(rows[0]) // 2
-        assert rows[0] == [False] * half + [True] * half, (
-            "uncond rows come first in every batched pipeline"
-        )
+        halves = slice(half, None), slice(half)
+        if rows[0][0]:  # cond comes first in Z-Image alone
+            halves = halves[::-1]
+        assert sorted(rows[0], reverse=rows[0][0]) == rows[0], "a batch is made of two halves"
         both = samples(calls[0].output)
-        cond, uncond = calls[0].rows(slice(half, None)), calls[0].rows(slice(half))
-        return Step(calls, cond, uncond, [s[half:] for s in both], [s[:half] for s in both], True)
+        cond, uncond = (calls[0].rows(which) for which in halves)
+        c, u = ([sample[which] for sample in both] for which in halves)
+        return Step(calls, cond, uncond, c, u, True)
     assert all(rows[0])
     if len(calls) == 1:
         return Step(calls, calls[0].kwargs, None, samples(calls[0].output), None, False)
@@ -358,12 +379,15 @@ def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
 
 def guided(
     step: Step, weak: Sequence[tuple[nn.Module, Sequence[float]]], g: Sequence[Any], phi: float,
-    variance: bool, orthogonalize: bool = False,
+    variance: bool, orthogonalize: bool = False, keeps_length: bool = False,
 ) -> list[Tensor]:  # fmt: skip
     """D, per output: u + g (c - u) + sum s (c - p), rescaled per sample. By numpy, in double
     precision."""
     with torch.no_grad():
-        outputs = [samples(model(**step.cond)) for model, _ in weak]
+        outputs = [
+            [p[:, : c.shape[1]] for p, c in zip(samples(model(**step.cond)), step.c, strict=True)]
+            for model, _ in weak
+        ]
     found = []
     for k, c in enumerate(step.c):
         c64 = c.double().numpy()
@@ -384,6 +408,9 @@ def guided(
             D = D + s * difference
         for sample, x in zip(D[:, channels], c64[:, channels], strict=True):  # views: D changes
             sample[:] *= phi * np.std(x, ddof=1) / np.std(sample, ddof=1) + 1 - phi
+        if keeps_length and step.u is not None:
+            lengths = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (c64, D)]
+            D = D * lengths[0] / lengths[1]
         found.append(torch.from_numpy(D).to(c.dtype))
     return found
 
@@ -439,6 +466,7 @@ def by_hand(
         step, steps = found or calls_of_step(tiny, i, played, options)
         if i == 0:
             heard["first"] = step, steps
+        step = only_latents(tiny, step)
         model, active = (
             step.calls[0].model,
             [term for term in terms if term.start <= i / steps < term.stop],
@@ -446,13 +474,25 @@ def by_hand(
         if slg is not None and step.uncond is not None:
             with torch.no_grad():
                 step = dataclasses.replace(step, u=samples(weak(model, slg)(**step.uncond)))
+                step = only_latents(tiny, step)
         passes = [(weak(model, term), term.scales) for term in active]
         g = scales_of(tiny, model, options)
-        D = guided(step, passes, g, phi if active or slg else 0.0, tiny.variance, orthogonalize)
+        D = guided(
+            step, passes, g, phi if active or slg else 0.0, tiny.variance, orthogonalize,
+            tiny.keeps_length,
+        )  # fmt: skip
         played += [[torch.cat([d, d]) for d in D] if step.batched else D] * len(step.calls)
         i += 1
     with playing(tiny, played):
         return run(tiny, **options)
+
+
+def only_latents(tiny: Tiny, step: Step) -> Step:
+    """The step without the predictions of tokens that are no latents."""
+    if not tiny.tokens:
+        return step
+    c, u = ([s[:, : tiny.tokens] for s in found] for found in (step.c, step.u or []))
+    return dataclasses.replace(step, c=c, u=u or None)
 
 
 def scales_of(tiny: Tiny, model: nn.Module, options: dict[str, Any]) -> list[Any]:

@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from skipguide.files import video
+from skipguide.files import picture, video
 from skipguide.files.sound import Sound
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.method.terms import STG
@@ -27,6 +27,7 @@ from skipguide.runs.storage import ClipContents
 from skipguide.runs.sweep import sweep
 
 FRAMES, SIZE, FPS = 24, 64, 12
+HEIGHT, WIDTH = 1200, 1600  # of pictures
 STEP, FIRST = 9, 20  # grey values; far enough apart for a lossy codec
 
 _FILLED = {
@@ -53,6 +54,7 @@ class Painter:
     """An engine without a model. Where a scale is set, the mark says how large it is."""
 
     workers = 1
+    filled: ClassVar[Mapping[str, Any]] = _FILLED
 
     def versions(self) -> dict[str, str]:
         return {"painter": "1"}
@@ -62,7 +64,7 @@ class Painter:
 
     def _surveyed(self, setting: Setting) -> ResolvedSetting:
         given = setting.generation.model_dump(exclude={"guidance"})
-        missing = {name: value for name, value in _FILLED.items() if given[name] is None}
+        missing = {name: value for name, value in self.filled.items() if given[name] is None}
         file = setting.generation.preset
         row, missing["preset"] = file and file.row, None
         missing["guidance"] = resolve_guidance(setting.generation.guidance, row)
@@ -79,7 +81,11 @@ class Painter:
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Any]:
         for job in jobs:
             yield JobStarted(job)
-            yield JobFinished(job, _made(job))
+            yield JobFinished(job, self.made(job))
+
+    def made(self, job: Job) -> GeneratedVideo:
+        scale = scale_of(job)
+        return made_of(job, _encoded(0.25 * scale), 2.5 if scale else 2.0)
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return map(function, items)
@@ -92,9 +98,40 @@ def _stg_terms(job: Job) -> list[STG]:
     return [term for term in job.generation.request.terms if isinstance(term, STG)]
 
 
-def _made(job: Job) -> GeneratedVideo:
-    scale = sum(term.scales(1)[0] for term in _stg_terms(job))
-    return made_of(job, _encoded(0.25 * scale), 2.5 if scale else 2.0)
+def scale_of(job: Job) -> float:
+    return sum(term.scales(1)[0] for term in _stg_terms(job))
+
+
+class Sketcher(Painter):
+    """Makes pictures instead: red grows from left to right, green from top to bottom, and blue with
+    the scale."""
+
+    filled: ClassVar[Mapping[str, Any]] = {
+        **_FILLED,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "num_frames": None,
+        "fps": None,
+    }
+
+    def made(self, job: Job) -> GeneratedVideo:
+        settings, scale = job.generation, scale_of(job)
+        assert settings.height
+        assert settings.width
+        frames = sketch(settings.height, settings.width, round(100 * scale))
+        digest = hashlib.sha256(frames.tobytes()).hexdigest()
+        content = picture.encode(frames, settings.suffix, '{"a": "record"}')
+        encoded = Encoded(content, frames.shape, digest)
+        return made_of(job, encoded, 2.5 if scale else 2.0, settings.suffix)
+
+
+def sketch(height: int, width: int, blue: int) -> video.Frames:
+    """A picture `(1, H, W, 3)` whose colours say where a pixel is."""
+    found = np.empty((1, height, width, 3), np.uint8)
+    found[..., 0] = np.linspace(0, 255, width).round()
+    found[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    found[..., 2] = blue
+    return found
 
 
 @functools.cache
@@ -120,7 +157,7 @@ def encode(frames: video.Frames, sounds: Sequence[Sound] = ()) -> Encoded:
         return Encoded(path.read_bytes(), frames.shape, digest)
 
 
-def made_of(job: Job, encoded: Encoded, passes: float) -> GeneratedVideo:
+def made_of(job: Job, encoded: Encoded, passes: float, suffix: str = ".mp4") -> GeneratedVideo:
     """Return the video of a job as an engine does that took so many passes per step for it."""
     record: dict[str, Any] = {
         "settings": job.generation.model_dump(mode="json"),
@@ -129,9 +166,8 @@ def made_of(job: Job, encoded: Encoded, passes: float) -> GeneratedVideo:
         "measured": {"passes_per_step": passes, "seconds_per_step": 0.1 * passes, "seconds": 1.0},
         "run": {"key": job.key},
     }
-    return GeneratedVideo(
-        ClipContents(encoded.content, json.dumps(record).encode()), record, {"versions": {}}
-    )
+    contents = ClipContents(encoded.content, json.dumps(record).encode(), suffix=suffix)
+    return GeneratedVideo(contents, record, {"versions": {}})
 
 
 SETTINGS: list[Mapping[str, Any]] = [

@@ -224,10 +224,10 @@ def _check_stack(family: Family, layer: int | str, name: str, index: int, axis: 
 
 def _check_axis(family: Family, term: Term) -> None:
     if term.axis is not None and term.axis not in family.axes:
-        known = (
-            ", ".join(f'"{axis}"' for axis in family.axes)
-            or "none, its attention is joint over space and time"
-        )
+        none = "its attention is joint over space and time"
+        if family.makes == "image":
+            none = "for it makes images, which are one frame"
+        known = ", ".join(f'"{axis}"' for axis in family.axes) or f"none, {none}"
         raise ValueError(
             f"axis must be one that {family.name} has ({known}), but got {term.axis!r}. Leave"
             " axis=None."
@@ -318,7 +318,9 @@ class LayerSite:
             paths = dict.fromkeys(names, values)
         for path, values in paths.items():
             owner, _, name = path.rpartition(".")
-            yield (self.block.get_submodule(owner), name), values
+            parent = self.block.get_submodule(owner)
+            if parent._modules.get(name) is not None:  # SD3.5's second is in some blocks only
+                yield (parent, name), values
 
     def audio_attentions(self) -> set[schema.Entry]:
         """Return the self-attentions that see sound instead of a video."""

@@ -1,4 +1,4 @@
-"""skipguide compare: CFG alone and guided videos from the same noise, side by side."""
+"""skipguide compare: CFG alone and guided videos or pictures from the same noise, side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipguide.cli import batch_run, compare_files, console, generate_many, names, options
+from skipguide.cli import (
+    batch_run,
+    clip_files,
+    compare_files,
+    console,
+    generate_many,
+    names,
+    options,
+)
 from skipguide.cli.batch import FirstFrames, Item, build_items, check_early, is_batch, refuse_others
 from skipguide.cli.batch_run import Outcome
 from skipguide.cli.compare_files import Column, ComparisonColumn
@@ -64,22 +72,22 @@ def compare(
 
     Both start from the same noise. Per prompt: an mp4 of the two, a PNG strip of their frames, and
     each video by itself in a folder of its method; the folder is a run, for the studio and
-    `skipguide evaluate`. With a spatial and a temporal scale there are three: CFG, CFG + spatial
-    STG, CFG + both. A rule for CFG and restarts are in all but the first one."""
+    `skipguide evaluate`. Of a model that makes pictures, a PNG has them side by side. With a
+    spatial and a temporal scale there are three: CFG, CFG + spatial STG, CFG + both. A rule for CFG
+    and restarts are in all but the first one."""
     file = options.read_config(config)
     texts = list(dict.fromkeys(prompts or [None]))
     items, note = build_items(file, given, texts, prompt_file, seeds)
     _check_guidance(items)
     several = is_batch(prompt_file, seeds)
-    targets = [
-        out_dir / f"{name}.mp4" for name in names.choose_names([i.subject for i in items], out_dir)
-    ]
+    targets = generate_many.choose_targets(items, out_dir)
     _check_outputs(targets, overwrite, several)
     job = _Comparison(items, targets, overwrite, several)
     job.load(note)
     outcomes = job.run(quiet=as_json)
     compare_files.collect(out_dir, job.finished(outcomes), job.weights)
-    _print_comparison(job, outcomes, as_json)
+    sheet = compare_files.write_grid(out_dir, job.finished(outcomes)) if several else None
+    _print_comparison(job, outcomes, as_json, [] if sheet is None else [sheet])
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -106,15 +114,16 @@ def _check_guidance(items: Sequence[Item]) -> None:
 
 def _check_outputs(targets: Sequence[Path], overwrite: bool, several: bool) -> None:
     """Check that all files can be written, before anything is loaded."""
-    from skipguide.files import video
+    from skipguide.files import clips
 
     for target in targets:
-        beside = video.sidecar_path(target)
+        beside = clips.sidecar_path(target)
         if several and not target.exists() and compare_files.is_left_over(beside):
             options.check_outputs([target], overwrite)  # its video was removed: it is made again
             continue
         known = several and target.is_file() and names.read_record(target) is not None
-        options.check_outputs([target, beside, target.with_suffix(".png")], overwrite or known)
+        files = [target, beside, *compare_files.files_beside(target)]
+        options.check_outputs(files, overwrite or known)
 
 
 @dataclass
@@ -165,6 +174,7 @@ class _Comparison:
                     raise own
                 self.refused[target] = own
                 continue
+            clip_files.check_made(own, target)
             base = resolve_settings(item.without_row or item.settings, self.pipe)
             self.plans[target] = compare_files.plan_columns(own, base, target)
 
@@ -259,11 +269,16 @@ def _judge_reader(pipe: Pipeline) -> Reader:
 # --- what it says ---------------------------------------------------------------------------------
 
 
-def _print_comparison(job: _Comparison, outcomes: Sequence[Outcome], as_json: bool) -> None:
+def _print_comparison(
+    job: _Comparison, outcomes: Sequence[Outcome], as_json: bool, sheets: Sequence[Path]
+) -> None:
     finished = job.finished(outcomes)
     runs = [column for _, _, columns in finished for column in columns]
     targets = [outcome.target for outcome in outcomes if outcome.state != "failed"]
-    files = [str(path) for target in targets for path in (target, target.with_suffix(".png"))]
+    files = [
+        str(path) for target in targets for path in (target, *compare_files.files_beside(target))
+    ]
+    files += map(str, sheets)
     notes = [] if any(run.judge for run in runs) else [_NO_READING]
     if as_json:
         payload = {

@@ -3,7 +3,8 @@
 NAME.mp4 and NAME.png have the videos of one prompt and seed side by side. METHOD/NAME.mp4 is one
 of them with a record of its own, and ledger.sqlite makes a run of these, for the studio and for
 `skipguide evaluate`. Of models that make sound, NAME.mp4 has the sound of each video as a track:
-players play that of the first, on the left, unless another is chosen.
+players play that of the first, on the left, unless another is chosen. Of pictures NAME.png (or
+NAME.webp) is all there is side by side.
 """
 
 from __future__ import annotations
@@ -114,6 +115,12 @@ def folder_name(method: str) -> str:
     return f"{name[:_MAX_METHOD].strip('-.')}-{hashlib.sha256(method.encode()).hexdigest()[:6]}"
 
 
+def files_beside(target: Path) -> list[Path]:
+    """Return the files of a comparison beside the one of all videos: their strip. Of pictures there
+    is none."""
+    return [] if target.suffix.lower() != ".mp4" else [target.with_suffix(".png")]
+
+
 def write(
     target: Path,
     item: Item,
@@ -121,18 +128,19 @@ def write(
     results: Sequence[GenerationResult],
 ) -> None:
     """Write all files of one comparison, the one of all videos last."""
-    from skipguide.files import video
+    from skipguide.files import clips, video
 
     fps = columns[0].record["settings"]["fps"]
     for column, own in zip(columns, results, strict=True):
-        video.write(column.clip, own.frames, fps, clip_record(column, item), own.sounds)
+        clips.write(column.clip, own.frames, fps, clip_record(column, item), own.sounds)
     methods = [column.method for column in columns]
     named = {name: own.frames for name, own in zip(methods, results, strict=True)}
-    with video.atomic_replace(target.with_suffix(".png")) as (part,):
-        video.make_frame_strip(named, columns[0].title()).save(part, format="PNG")
+    for strip in files_beside(target):
+        with video.atomic_replace(strip) as (part,):
+            video.make_frame_strip(named, columns[0].title()).save(part, format="PNG")
     combined = combine_records([clip_record(column, item) for column in columns])
     joined = video.place_side_by_side(named)
-    video.write(target, joined, fps, combined, titled_sounds(methods, results))
+    clips.write(target, joined, fps, combined, titled_sounds(methods, results))
 
 
 def titled_sounds(methods: Sequence[str], results: Sequence[GenerationResult]) -> list[Sound]:
@@ -192,7 +200,7 @@ def find_made(
         for run, column in zip(whole, columns, strict=True)
         for change in batch.same_as_made(run, column.settings, weights, image)
     ]
-    files = [target.with_suffix(".png"), *(column.clip for column in columns)]
+    files = [*files_beside(target), *(column.clip for column in columns)]
     if changes or not all(path.is_file() for path in files):
         return [], list(dict.fromkeys(changes))
     return [
@@ -236,6 +244,15 @@ def collect(
     ]  # fmt: skip
     if clips:
         collecting.collect(folder, clips, weights)
+
+
+def write_grid(
+    folder: Path, made: Sequence[tuple[Item, Sequence[Column], Sequence[ComparisonColumn]]]
+) -> Path | None:
+    """Write one sheet of all pictures of several comparisons; None of videos and of nothing."""
+    from skipguide.runs import picture_grid
+
+    return picture_grid.write(folder) if made else None
 
 
 def _prompt(item: Item) -> Prompt:

@@ -34,7 +34,8 @@ def evaluate(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR|RUN", help="Videos, frame folders, or a run; with --merge results."
+            metavar="DIR|RUN",
+            help="Videos, frame folders, pictures, or a run; with --merge results.",
         ),
     ],
     reference: Annotated[
@@ -66,6 +67,12 @@ def evaluate(
     fps: Annotated[
         float | None, typer.Option(help="Of frame folders.", show_default="unknown")
     ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures", help="Each image file is a picture by itself, not a frame of a video."
+        ),
+    ] = False,
     part: Annotated[
         str, typer.Option(help="As 2/8, the second of eight workers; --merge joins their results.")
     ] = "1/1",
@@ -90,7 +97,7 @@ def evaluate(
     track: Track = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the videos of a folder or of a run.
+    """Measure the videos or pictures of a folder or of a run.
 
     As a set, against a reference, and each video by itself. Prints one table with 95 % intervals;
     what was skipped, and why; what was not run, with the command that runs it; and the licences of
@@ -100,7 +107,9 @@ def evaluate(
     from skipguide.metrics import vbench_files
     from skipguide.metrics.selection import Options
 
-    options = Options(features, weights, non_commercial, batch_size, device, fps, _parse_part(part))
+    options = Options(
+        features, weights, non_commercial, batch_size, device, fps, pictures, _parse_part(part)
+    )
     names = [name for text in metrics or [] for name in text.split(",") if name]
     theirs = {} if vbench_results is None else vbench_files.read_results(vbench_results)[0]
     problems: list[str] = []
@@ -118,7 +127,9 @@ def evaluate(
         results = _track_after(results, tracking, as_json)
     found: list[tuple[str, Result]] = []
     measured = Path("VIDEOS") if merge else sources[0]  # results do not say where videos are
-    command = evaluate_text.Command(measured, reference, features, weights, non_commercial, device)
+    command = evaluate_text.Command(
+        measured, reference, features, weights, non_commercial, device, pictures
+    )
     try:
         for one in results:
             found.append(one)

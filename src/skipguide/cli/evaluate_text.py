@@ -30,6 +30,7 @@ class Command:
     weights: Path | None = None
     non_commercial: bool = False
     device: str = "cpu"
+    pictures: bool = False
 
     def line(self, metrics: Sequence[str], needs: Sequence[str]) -> str:
         """Return the command that measures these metrics, or all, once all needs are there."""
@@ -44,6 +45,7 @@ class Command:
             words += ["--weights", str(self.weights or "FOLDER")]
         if self.non_commercial or NON_COMMERCIAL in needs:
             words.append("--non-commercial")
+        words += ["--pictures"] if self.pictures else []
         words += [] if self.device == "cpu" else ["--device", self.device]
         return shlex.join(words)
 

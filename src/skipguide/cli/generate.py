@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skipguide.cli import branch_processes, console, generate_many, names, options
+from skipguide.cli import branch_processes, clip_files, console, generate_many, names, options
 from skipguide.cli.batch import build_items, is_batch
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.cli.prompt_options import PromptFile, Seeds
@@ -21,7 +21,7 @@ def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="What the video shows; not for models that take an image alone.",
+            help="What the video or picture shows; not for models that take an image alone.",
             show_default=False,
         ),
     ] = None,
@@ -30,8 +30,9 @@ def generate(
         typer.Option(
             "--out",
             "-o",
-            help="The mp4; with --prompts or --seeds the folder of all.",
-            show_default="PROMPT-SEED.mp4 or IMAGE-SEED.mp4",
+            help="The mp4, or of models that make pictures the PNG or WebP; with --prompts or"
+            " --seeds the folder of all.",
+            show_default="PROMPT-SEED.mp4, IMAGE-SEED.mp4 or PROMPT-SEED.png",
         ),
     ] = None,
     prompts: PromptFile = None,
@@ -61,9 +62,10 @@ def generate(
     *,
     given: PlainData,
 ) -> None:
-    """Make one video.
+    """Make one video, or of a model that makes pictures one picture.
 
-    It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
+    It is an mp4, a PNG or a WebP that carries the record of how it was made; the same record lies
+    beside it as JSON.
     With --prompts or --seeds there are many, of one model that is loaded once. Run it again after
     whatever ended it: what is there stays, the rest is made.
     """
@@ -78,32 +80,36 @@ def generate(
         generate_many.generate_many(items, folder, overwrite, as_json, note)
         return
     settings = options.build_settings(file, given, prompt)
-    named = (out_dir or Path()) / out if out else _default_path(settings, out_dir)
-    target = options.check_suffix(named, ".mp4")
-    from skipguide.files import video
-
-    options.check_outputs([target, video.sidecar_path(target)], overwrite)
-    image = options.first_frame(settings)
+    from skipguide.files import clips
     from skipguide.generate import notes, preflight, record, run
     from skipguide.generate.resolve import resolve_settings
     from skipguide.models import loading, telling
 
+    makes = preflight.find_makes(settings)
+    if out is None:
+        target = _default_path(settings, out_dir, clip_files.choose_suffix(settings, makes))
+    else:
+        target = (out_dir or Path()) / out
+        settings = clip_files.read_format(settings, target, makes)
+    options.check_outputs([target, clips.sidecar_path(target)], overwrite)
+    image = options.first_frame(settings)
     preflight.check(settings, image)
     with branch_processes.joined(parallel, settings) as group, loading.hash_meanwhile(settings):
         pipe = loading.load(settings)
         asked, settings = settings, resolve_settings(settings, pipe)
+        clip_files.check_made(settings, target)
         for note in notes.unused_notes(asked, settings):
             telling.tell(note)
         with console.progress("denoising") as on_step:
             result = run.generate(pipe, settings, on_step, image, group)
         weights = loading.weights_fingerprint(settings, pipe)
     made = record.build_record(settings, result, weights)
-    video.write(target, result.frames, made["settings"]["fps"], made, result.sounds)
+    clips.write(target, result.frames, made["settings"]["fps"], made, result.sounds)
     payload = generate_many.video_payload(target, made)
     console.print_result(format_result(target, settings, made), payload, as_json)
 
 
-def _default_path(settings: GenerationSettings, folder: Path | None) -> Path:
-    """Return where a video goes that has no name: none that a video of another prompt has."""
-    (name,) = names.choose_names([names.Subject(settings)], folder or Path())
-    return (folder or Path()) / f"{name}.mp4"
+def _default_path(settings: GenerationSettings, folder: Path | None, suffix: str) -> Path:
+    """Return where a clip goes that has no name: none that a clip of another prompt has."""
+    (name,) = names.choose_names([names.Subject(settings)], folder or Path(), (suffix,))
+    return (folder or Path()) / f"{name}{suffix}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from skipguide.cli import batch, batch_run, console, names, options
+from skipguide.cli import batch, batch_run, clip_files, console, names, options
 from skipguide.cli.batch import FirstFrames, Item
 from skipguide.cli.result_lines import format_costs, format_several
 from skipguide.generate.settings import GenerationSettings
@@ -26,7 +26,7 @@ def choose_folder(out: Path | None, out_dir: Path | None, prompts: Path | None) 
     Raises:
         ValueError: if --out names a video.
     """
-    if out is not None and out.suffix.lower() == ".mp4":
+    if out is not None and clip_files.is_clip_name(out):
         raise ValueError(
             f"--out must be a folder where there are many videos, but got {out}. Name a folder."
         )
@@ -51,9 +51,7 @@ def generate_many(
             refuses all of it; nothing is made then.
         typer.Exit: with 1 if a video failed.
     """
-    targets = [
-        folder / f"{name}.mp4" for name in names.choose_names([i.subject for i in items], folder)
-    ]
+    targets = choose_targets(items, folder)
     check_targets(targets, overwrite)
     pictures = FirstFrames(items)
     from skipguide.models import loading, telling
@@ -86,6 +84,18 @@ def generate_many(
     console.print_result("\n".join(lines), payload, as_json)
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def choose_targets(items: Sequence[Item], folder: Path) -> list[Path]:
+    """Return the file of each item in a folder."""
+    from skipguide.generate import preflight
+
+    makes = preflight.find_makes(items[0].settings)
+    suffixes = [clip_files.choose_suffix(item.settings, makes) for item in items]
+    found = names.choose_names(
+        [item.subject for item in items], folder, tuple(dict.fromkeys(suffixes))
+    )
+    return [folder / f"{name}{suffix}" for name, suffix in zip(found, suffixes, strict=True)]
 
 
 def check_targets(targets: Sequence[Path], overwrite: bool) -> None:
@@ -180,24 +190,25 @@ def _make_one(
     target: Path,
     on_step: StepCallback,
 ) -> PlainData:
-    from skipguide.files import video
+    from skipguide.files import clips
     from skipguide.generate import record, run
 
+    clip_files.check_made(settings, target)
     result = run.generate(pipe, settings, on_step, pictures.read(item))
     made = record.build_record(settings, result, weights)
     if item.tags:
         made["tags"] = item.tags
-    video.write(target, result.frames, made["settings"]["fps"], made, result.sounds)
+    clips.write(target, result.frames, made["settings"]["fps"], made, result.sounds)
     return video_payload(target, made)
 
 
 def video_payload(target: Path, made: PlainData) -> PlainData:
     """Return what --json says of a video and its record."""
-    from skipguide.files import video
+    from skipguide.files import clips
 
     return {
         "video": str(target),
-        "sidecar": str(video.sidecar_path(target)),
+        "sidecar": str(clips.sidecar_path(target)),
         **made["measured"],
         "record": made,
     }

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "model", "image", "negative_prompt", "layers", "stg_scale", "guidance_scale", "steps",
         "seed", "num_frames", "out", "out_dir",
     ),
-    "Size and speed of the video": ("height", "width", "fps", "cache"),
+    "Size and speed of the video": ("height", "width", "fps", "cache", "picture_format"),
     GUIDANCE: ("preset",),
     MODEL: ("parallel",),
     "Text and image": (

@@ -1,4 +1,4 @@
-"""Names of files for videos: from their prompts, and no two prompts share one."""
+"""Names of files for videos and pictures: from their prompts, and no two prompts share one."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def _is_of_another(path: Path, subject: Subject) -> bool:
 
 def read_record(path: Path) -> PlainData | None:
     """Return the record of a video; None if it has none that can be read."""
-    from skipguide.files import video
+    from skipguide.files import clips
 
     try:
-        return video.read_record(path)
+        return clips.read_record(path)
     except ValueError:
         return None

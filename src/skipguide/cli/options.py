@@ -69,6 +69,7 @@ _DEFAULT_LABELS = {
     "offload": "no", "attention": "native", "compile": "no", "vae_tiling": "the model's",
     "scheduler": "the model's", "flow_shift": "the model's", "exact": "exact",
     "modality_scale": "the preset's, else off", "audio_rescale": "as --rescale", "skip_step": "off",
+    "picture_format": "png",
 }  # fmt: skip
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")
@@ -289,17 +290,17 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
             )
 
 
-def check_suffix(path: Path, suffix: str) -> Path:
+def check_suffix(path: Path, *suffixes: str) -> Path:
     """Return the path of an output itself.
 
     Raises:
-        ValueError: if it names a folder, such as ".", or does not end in the suffix.
+        ValueError: if it names a folder, such as ".", or ends in none of the suffixes.
     """
     if path.is_dir():  # has no name to correct
         raise ValueError(f"the output must be a file, but {path} is a folder. Name a file in it.")
-    if path.suffix.lower() != suffix:
+    if path.suffix.lower() not in suffixes:
         raise ValueError(
-            f"the output must be named {suffix}, but got {str(path)!r}. Name it"
-            f" {path.with_suffix(suffix).name}."
+            f"the output must be named {' or '.join(suffixes)}, but got {str(path)!r}. Name it"
+            f" {path.with_suffix(suffixes[0]).name}."
         )
     return path

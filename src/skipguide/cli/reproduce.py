@@ -28,7 +28,8 @@ def reproduce(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="VIDEO", help="An mp4 that skipguide generate, compare or sweep wrote."
+            metavar="VIDEO",
+            help="An mp4, PNG or WebP that skipguide generate, compare or sweep wrote.",
         ),
     ],
     out: Annotated[
@@ -63,14 +64,14 @@ def reproduce(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Make a video again from its record.
+    """Make a video or picture again from its record.
 
     Says whether it came out bit-equal (the frames before encoding, and the sound, if it has one):
     exit code 0 if so, 1 if not. Of a comparison all videos are made again, and it says so of each.
     """
-    from skipguide.files import video
+    from skipguide.files import clips
 
-    then = video.read_record(source)
+    then = clips.read_record(source)
     given = {"model": model, "base_model": base_model, "component": component, "lora": lora,
              "device": device}  # fmt: skip
     moved = {name: value for name, value in given.items() if value}
@@ -83,7 +84,8 @@ def reproduce(
             f"--only is for comparisons, but {source} is a single video. Leave --only out."
         )
     if out is not None:
-        check_outputs([check_suffix(out, ".mp4"), video.sidecar_path(out)], overwrite)
+        suffixes = (".mp4",) if not clips.is_picture(source) else tuple(clips.SUFFIXES[1:])
+        check_outputs([check_suffix(out, *suffixes), clips.sidecar_path(out)], overwrite)
     made = list(_make_again(recorded, source, moved))
     results = [_result(run, result.frames, now, source, len(then.get("runs", "1")))
                for run, result, now in made]  # fmt: skip
@@ -221,11 +223,11 @@ def _write(
     out: Path, recorded: Sequence[_Recorded], made: Sequence[tuple[GenerationResult, PlainData]]
 ) -> None:
     """Write one video as such, and several side by side."""
-    from skipguide.files import video
+    from skipguide.files import clips, video
 
     if len(made) == 1:
         result, now = made[0]
-        video.write(out, result.frames, now["settings"]["fps"], now, result.sounds)
+        clips.write(out, result.frames, now["settings"]["fps"], now, result.sounds)
         return
     methods, results = [run.method for run in recorded], [result for result, _ in made]
     joined = {name: own.frames for name, own in zip(methods, results, strict=True)}
@@ -233,7 +235,7 @@ def _write(
     combined = compare_files.combine_records(records)
     fps = records[0]["settings"]["fps"]
     sounds = compare_files.titled_sounds(methods, results)
-    video.write(out, video.place_side_by_side(joined), fps, combined, sounds)
+    clips.write(out, video.place_side_by_side(joined), fps, combined, sounds)
 
 
 # --- what it says ---------------------------------------------------------------------------------
@@ -262,9 +264,9 @@ def _result(run: _Recorded, frames: Frames, now: PlainData, source: Path, count:
 
 def _largest_difference(frames: Frames, source: Path, place: int, count: int) -> int | None:
     """Return the largest difference of a pixel, of 255; None if the sizes differ."""
-    from skipguide.files import video
+    from skipguide.files import clips, video
 
-    decoded = video.read(source)[0]
+    decoded = clips.read(source)[0]
     if count > 1:
         columns = video.split_side_by_side(decoded, count, frames.shape)
         decoded = columns[place] if columns else decoded

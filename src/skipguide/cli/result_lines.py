@@ -18,14 +18,16 @@ def format_result(target: Path, settings: GenerationSettings, made: ReadOnlyData
     """Return the lines that end a generation.
 
     Args:
-        target: the mp4.
+        target: its file.
         settings: complete.
         made: the record.
     """
     frames, height, width, _ = made["frames"]
+    what = f"{frames} frames of {width}x{height} at {made['settings']['fps']} fps"
+    if settings.makes_picture:
+        what = f"a picture of {width}x{height}"
     return "\n".join((
-        f"{target}: {frames} frames of {width}x{height} at {made['settings']['fps']} fps, seed"
-        f" {settings.seed}{_sound_words(made)}",
+        f"{target}: {what}, seed {settings.seed}{_sound_words(made)}",
         format_cost(made["measured"]),
         format_used(settings, made),
         f"skipguide reproduce {target} makes it again",

@@ -200,8 +200,14 @@ def sweep(
             _print_estimate(wanted, folder, engine, rules, as_json)
             return
         report = _make_all(wanted, folder, engine, rules, tracking, as_json)
-    summary = "\n".join([report.summary(), *tracking_lines(tracking)])
-    console.print_result(summary, {**report.payload(), **tracking_payload(tracking)}, as_json)
+    from skipguide.runs import picture_grid
+
+    sheet = picture_grid.write(folder)
+    shown = {} if sheet is None else {"grid": str(sheet)}
+    lines = [report.summary(), *(f"all pictures: {path}" for path in shown.values())]
+    summary = "\n".join([*lines, *tracking_lines(tracking)])
+    payload = {**report.payload(), **shown, **tracking_payload(tracking)}
+    console.print_result(summary, payload, as_json)
     if tracking.failed:
         raise typer.Exit(2)
     if report.failures or (report.planned and report.planned.failed):

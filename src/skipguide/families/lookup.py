@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
 from skipguide.families.schema import CallConvention, Family
 
+# What the calls of pipelines call the number of frames.
+FRAME_COUNTS = ("num_frames", "video_length", "frames")
 ROWS_FILE = "FAMILIES in skipguide/families/rows.py"
 
 
@@ -30,6 +33,21 @@ def call_convention_of(pipe: object) -> CallConvention:
         ValueError: as family_of().
     """
     return _find_row(pipe)[1]
+
+
+def makes_of(pipeline: type) -> Literal["video", "image"]:
+    """Return what the pipelines of a class make.
+
+    One without a row makes images if its call takes no number of frames.
+    """
+    names = [cls.__name__ for cls in pipeline.__mro__]
+    row = next((row for name in names for row in FAMILIES if name in row.pipelines), None)
+    if row is not None:
+        return row.makes
+    calls = (vars(cls).get("__call__") for cls in pipeline.__mro__)
+    call = next(filter(None, calls), None)
+    taken = None if call is None else inspect.signature(call).parameters
+    return "video" if taken is None or set(FRAME_COUNTS) & set(taken) else "image"
 
 
 def denoisers_of(pipe: object, family: Family) -> tuple[Any, ...]:

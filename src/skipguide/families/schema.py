@@ -5,9 +5,9 @@ docs/add-a-family.md tells how to write one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -75,8 +75,9 @@ class Stack:
     Args:
         path: where the list is on the denoiser.
         depth: how many blocks it has in the public checkpoint.
-        streams: the inputs of a block that carry state from block to block. They come first in its
-            signature, in the order in which it returns them.
+        streams: the inputs of a block that carry state from block to block, that of the video (or
+            image) first. They come first in its signature.
+        returns: the streams in the order in which a block returns them, where it is another one.
         attention: the self-attentions of a block by their paths in it, and for each the function of
             `identity_attention.py` that computes it with the identity map.
         axis: "spatial" or "temporal" where attention is factorized, None where it is joint.
@@ -97,6 +98,15 @@ class Stack:
     audio: tuple[str, ...] = ()
     text: tuple[TextAttention, ...] = ()
     isolation: tuple[str, ...] = ()
+    returns: tuple[str, ...] = ()
+
+    def as_returned(self, state: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the streams, which come in the order of `streams`, as a block returns them."""
+        return tuple(state[self.streams.index(name)] for name in self.returns or self.streams)
+
+    def position_returned(self, stream: str) -> int:
+        """Return the position of a stream in what a block returns."""
+        return (self.returns or self.streams).index(stream)
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,7 @@ class CallConvention:
         cfg_mode: "batched", one call on [uncond, cond]; "separate", one for cond and one for
             uncond; "guider", as the pipeline's guider asks for; "none", one for cond, where a
             pipeline has no CFG at all.
+        cond_first: a batch is [cond, uncond].
         float32_prediction: in a run in half precision the pipeline accepts predictions in float32,
             so that the guidance is not rounded before CFG.
         cfg_flag: whether CFG is on.
@@ -158,13 +169,23 @@ class CallConvention:
         scale_argument: the argument of the call that sets g, where its name is another.
         extra_guidance_flags: for each that is true, the pipeline calls the denoiser once more on
             the cond rows, for guidance of its own.
+        own_pass: of the variables of its call, whether it calls the denoiser once more on the cond
+            rows at the step that begins; for what no flag says. The call comes even where the scale
+            of `own_guidance` is 0.
         own_guidance: the scales of guidance of its own beside CFG, and the value that switches each
             off; `__call__` keeps them in attributes with an underscore before the name.
+        own_guidance_argument: the argument of its call without which, or without CFG, there is no
+            such guidance; "" where it is on by itself.
+        cuts_tokens: the denoiser predicts tokens of other pictures after those of the latents, and
+            the pipeline cuts them off.
+        keeps_length: where this flag is true ("always": at every step), the pipeline gives the
+            result of CFG the length of c, per place; so it must get c as it is.
         audio_names: the variables of its call that hold the latents and the scheduler of the sound;
             () where the sound has none of its own.
     """
 
     cfg_mode: str
+    cond_first: bool = False
     float32_prediction: bool = False
     cfg_flag: str = "do_classifier_free_guidance"
     scale_names: tuple[str, ...] = ("guidance_scale",)
@@ -175,7 +196,11 @@ class CallConvention:
     scale_argument: str = ""
     unsupported_hint: str = ""
     extra_guidance_flags: tuple[str, ...] = ()
+    own_pass: Callable[[Mapping[str, Any]], bool] | None = None
     own_guidance: tuple[tuple[str, float], ...] = ()
+    own_guidance_argument: str = ""
+    cuts_tokens: bool = False
+    keeps_length: str = ""
     audio_names: tuple[str, ...] = ()
 
 
@@ -188,11 +213,15 @@ class Family:
         title: the model's name as its makers write it.
         model: the name of the denoiser's class.
         checkpoint: the public checkpoint that the depths of `stacks` are those of.
+        makes: what comes out of its pipelines, "video" or "image". To guide() an image is a video
+            of one frame.
         pipelines: the pipelines by the names of their classes, and how each calls the denoiser.
         stacks: the lists of blocks in the order in which they run; a layer that is a bare number is
             one of the first list. Of a UNet its parts: "down", "mid" and "up".
         batched_inputs: the inputs of the denoiser whose first dimension is the batch; needed where
             a pipeline calls it "batched".
+        listed_inputs: those of them that are lists with an entry for each row; what the denoiser
+            predicts is a list as well.
         denoisers: the attributes of the pipeline that hold denoisers; one of two may be None.
         interleaved: the stacks run in turn, one block of each, and a bare number is a block of each
             (or of the one with the term's axis).
@@ -208,7 +237,7 @@ class Family:
             tokens is read; as for `weak.token_grid.video_token_grid`.
         text_position: where the text is in joint attention, "before" or "after" the video.
         linear_attention: attention has no softmax.
-        fps: frames per second of its videos, where its call is not told.
+        fps: frames per second of its videos, where its call is not told; None for images.
         notes: what else to know, for the tables.
         package: the package that has the classes.
         modular: Modular pipelines whose guider may be a `SkipGuidance`.
@@ -226,6 +255,7 @@ class Family:
     pipelines: Mapping[str, CallConvention]
     stacks: Mapping[str, Stack]
     batched_inputs: tuple[str, ...] = ()
+    listed_inputs: tuple[str, ...] = ()
     denoisers: tuple[str, ...] = ("transformer",)
     interleaved: bool = False
     cached_modules: tuple[str, ...] = ()
@@ -236,7 +266,8 @@ class Family:
     latent_layout: str = "bcthw"
     text_position: str = ""
     linear_attention: bool = False
-    fps: int = DEFAULT_FPS
+    fps: int | None = DEFAULT_FPS
+    makes: Literal["video", "image"] = "video"
     notes: str = ""
     package: str = "diffusers"
     modular: tuple[str, ...] = ()
@@ -250,6 +281,8 @@ class Family:
             self.unet.axis_layers if self.unet else ()
         )
         object.__setattr__(self, "axes", axes)
+        if self.makes == "image":
+            object.__setattr__(self, "fps", None)
 
     @property
     def traits(self) -> set[str]:
@@ -258,7 +291,7 @@ class Family:
             "attention": all(stack.attention for stack in self.stacks.values()),
             "softmax": not self.linear_attention,
             "grid": bool(self.latent_layout),
-            "time": self.latent_layout != "bchw",
+            "time": self.makes == "video",
             "joint": not self.axes,
         }
         return {name for name, there in has.items() if there}

@@ -161,7 +161,7 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
 def _video_of(record: Path) -> str:
     """Say which video a JSON file lies beside: a record has the name of its video, and .json."""
     video = record.with_suffix("")
-    if video.suffix.lower() not in (".mp4", ".mkv", ".mov", ".webm", ".avi"):
+    if video.suffix.lower() not in (".mp4", ".mkv", ".mov", ".webm", ".avi", ".png", ".webp"):
         return "Name a video."
     there = "Name that." if video.is_file() else "It is not there: put both into one folder."
     return f"It is the record of the video {video}. {there}"

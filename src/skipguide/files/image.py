@@ -35,6 +35,19 @@ def read(path: Path) -> Image.Image:
         ValueError: if the file is not an image, is damaged, has several frames, or has a size out
             of range. The size is read from the header, before any pixel is decoded.
     """
+    with opened(path) as picture:
+        _check_size(picture, str(path))
+        _check_frames(picture, path)
+        return _convert_to_rgb(_convert_to_srgb(ImageOps.exif_transpose(picture)))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; none of its pixels is decoded yet.
+
+    Raises:
+        ValueError: if it is not an image, also of a damaged one while the block runs.
+    """
     if address := re.match(r"(https?|ftp|s3|gs|data):/*(.*)", str(path)):  # a Path drops a slash
         raise ValueError(
             f"image must be a file on this machine, but got the address {address[1]}://{address[2]}"
@@ -43,10 +56,7 @@ def read(path: Path) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"image must be an image file, but {path} is not a file. Check the name.")
     with path.open("rb") as file, _explain_errors(str(path)):
-        picture = Image.open(file, formats=FORMATS)
-        _check_size(picture, str(path))
-        _check_frames(picture, path)
-        return _convert_to_rgb(_convert_to_srgb(ImageOps.exif_transpose(picture)))
+        yield Image.open(file, formats=FORMATS)
 
 
 class _ImageError(ValueError):

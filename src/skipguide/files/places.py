@@ -11,7 +11,7 @@ from typing import Any
 
 import av
 
-from skipguide.files import video
+from skipguide.files import picture, video
 from skipguide.files.frames import ffmpeg_name
 from skipguide.files.text import dump_json
 
@@ -66,19 +66,23 @@ def data_without_folders(content: Any, spoken: Collection[str] = _SPOKEN) -> Any
     return content
 
 
-def video_without_folders(path: Path) -> bytes:
-    """Return an mp4 whose record names no folder; the file as it is where it names none already.
+def clip_without_folders(path: Path) -> bytes:
+    """Return an mp4, PNG or WebP whose record names no folder; the file as it is where it names
+    none already.
 
-    The frames are copied as they are encoded.
+    The frames of a video are copied as they are encoded.
 
     Raises:
-        ValueError: if the file is not a video, or has no readable record.
+        ValueError: if the file is no clip, or has no readable record.
         OSError: if it cannot be read.
     """
-    record = video.read_record(path)
+    is_picture = picture.is_picture(path)
+    record = (picture if is_picture else video).read_record(path)
     cleaned = data_without_folders(record)
     if cleaned == record:
         return path.read_bytes()
+    if is_picture:
+        return picture.encode(picture.read(path), path.suffix, dump_json(cleaned, indent=2))
     with tempfile.TemporaryDirectory(prefix="skipguide-") as folder:
         copy = Path(folder) / "copy.mp4"  # a file: the index is moved to its front at the end
         _copy_stream(path, copy, dump_json(cleaned, indent=2))

@@ -7,7 +7,6 @@ complete.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -20,11 +19,13 @@ from PIL import Image
 from skipguide.files import captions
 from skipguide.files.atomic import atomic_replace as atomic_replace
 from skipguide.files.frames import Frames, VideoFile, ffmpeg_name, open_container
+from skipguide.files.record_text import METADATA_TAG as METADATA_TAG
+from skipguide.files.record_text import parse_record
+from skipguide.files.record_text import sidecar_path as sidecar_path
 from skipguide.files.sound import Sound, add_track
 from skipguide.files.text import dump_json
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
-METADATA_TAG = "skipguide"
 _BT709 = 1  # the code of primaries, transfer and matrix in the tables of ITU-T H.273
 _LIMITED_RANGE = 1
 # Equal frames give equal bytes, on machines with other numbers of cores too. mbtree is off: where
@@ -37,11 +38,6 @@ _CONTAINER = {
 }
 _ROOM = 1 << 16  # a file whose first bytes do not fit on the disk is never closed by PyAV
 _THREADS = 4  # of frames: slices, and their number, would follow the machine's cores
-
-
-def sidecar_path(path: Path) -> Path:
-    """Return the path of the record beside a video: star.mp4.json."""
-    return path.with_name(path.name + ".json")
 
 
 def write(
@@ -159,30 +155,7 @@ def read_record(path: Path) -> PlainData:
             (value for key, value in container.metadata.items() if key.lower() == METADATA_TAG),
             None,
         )
-    where = path
-    if text is None:
-        where = sidecar_path(path)
-        if not where.is_file():
-            raise ValueError(
-                f'a video must carry a skipguide record (metadata tag "{METADATA_TAG}" or the file'
-                f" {where.name} beside it), but {path} has neither. Use a video that skipguide"
-                " wrote, or put its .json back."
-            )
-        text = where.read_text(encoding="utf-8", errors="replace")
-    return _parse_record(text, where)
-
-
-def _parse_record(text: str, where: Path) -> PlainData:
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError:
-        record = None
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"a record must be a JSON object, but that of {where} starts with {text[:20]!r}. Use"
-            " an undamaged file."
-        )
-    return record
+    return parse_record(path, text)
 
 
 # --- pictures for people --------------------------------------------------------------------------
@@ -225,6 +198,23 @@ def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
     for left, frames in zip(lefts, columns.values(), strict=True):
         out[:, _BAR:, left : left + width] = enlarge(frames, factor)
     return out
+
+
+def stack_rows(rows: Mapping[str, Frames]) -> Image.Image:
+    """Draw rows of pictures as one image, each row under its caption.
+
+    Args:
+        rows: caption -> `(1, H, W, 3)`, as `place_side_by_side` returns them, from top to bottom.
+    """
+    width = max(frames.shape[2] for frames in rows.values())
+    heights = [_BAR + frames.shape[1] for frames in rows.values()]
+    sheet = Image.new("RGB", (width, sum(heights) + _GAP * (len(rows) - 1)), _PAPER)
+    top = 0
+    for (caption, frames), height in zip(rows.items(), heights, strict=True):
+        _write_text(sheet, (0, top), width, caption)
+        sheet.paste(Image.fromarray(frames[0]), (0, top + _BAR))
+        top += height + _GAP
+    return sheet
 
 
 def split_side_by_side(joined: Frames, count: int, shape: Sequence[int]) -> list[Frames]:

@@ -51,9 +51,9 @@ def crop_note(picture: Image.Image, settings: GenerationSettings) -> str | None:
         return None
     return (
         f"{lost:.0%} of {settings.image} is cropped away: it has {picture.width} x"
-        f" {picture.height} pixels, and the video {settings.width} x {settings.height}. Crop it"
-        " yourself where it matters, set --width and --height to its shape, or put bars around it"
-        " with --image-fit pad."
+        f" {picture.height} pixels, and the {settings.noun} {settings.width} x {settings.height}."
+        " Crop it yourself where it matters, set --width and --height to its shape, or put bars"
+        " around it with --image-fit pad."
     )
 
 
@@ -213,7 +213,7 @@ def size_note(shape: Sequence[int], settings: GenerationSettings, model: str) ->
     ]
     if not other:
         return None
-    return f"the video has {', '.join(other)}: a {model} makes what it can of a size."
+    return f"the {settings.noun} has {', '.join(other)}: a {model} makes what it can of a size."
 
 
 def unused_notes(given: GenerationSettings, complete: GenerationSettings) -> Iterator[str]:

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from skipguide import Guide, guide
+from skipguide.families import lookup
 from skipguide.files.hub_cache import INDEX_FILE
 from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, resolve_settings
@@ -171,6 +172,20 @@ def _build_once(folder: Path, elsewhere: tuple[tuple[str, Path], ...], state: An
     """Build a skeleton; for the next settings of the same model it is there already."""
     with _hide_library_logs():
         return build_skeleton(folder, dict(elsewhere))
+
+
+def find_makes(settings: ModelSettings, revision: str | None = None) -> Literal["video", "image"]:
+    """Return what a model makes, as its index says.
+
+    Where that cannot be read it is "video": loading says in words what is wrong.
+    """
+    try:
+        folder = _config_folder(parts.find_parts(settings).base, revision)
+        if folder is None:
+            return "video"
+        return lookup.makes_of(parts.pipeline_class(folder / INDEX_FILE))
+    except (ValueError, AttributeError):  # no such model, no index
+        return "video"
 
 
 def _config_folder(model: str, revision: str | None) -> Path | None:

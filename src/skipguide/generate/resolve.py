@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipguide.families import lookup
 from skipguide.generate import flags, parsing
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.preset_given import choose_preset
@@ -28,10 +30,16 @@ if TYPE_CHECKING:
 _PIPELINE_ARGUMENTS = {
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
-    "num_frames": ("num_frames", "video_length", "frames"),
+    "num_frames": lookup.FRAME_COUNTS,
     "fps": ("fps", "target_fps", "frame_rate"),
 }
 _MODEL_DEFAULT_FIELDS = ("height", "width", "num_frames", "fps", "guidance_scale", "steps")
+# What only models that make videos, or only those that make pictures, can be told.
+_OF_VIDEOS = (
+    "num_frames", "fps", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength",
+    "decode_chunk_size",
+)  # fmt: skip
+_OF_PICTURES = ("picture_format",)
 _OPTIONAL_ARGUMENTS = (
     "max_sequence_length", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength",
     "decode_chunk_size",
@@ -76,7 +84,7 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     found |= {
         name: _model_default(name, pipe, source.defaults)
         for name in names
-        if getattr(settings, name) is None
+        if getattr(settings, name) is None and name not in _found_in_image(settings, pipe)
     }
     found |= _found_in_model(pipe)
     given = {**settings.model_dump(exclude={"guidance", "preset"}), "guidance": request}
@@ -84,6 +92,8 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     given["image"] = settings.image and Path(settings.image).name
     if settings.image_fit == "crop":  # the same as None, which clips had before there was a choice
         given["image_fit"] = None
+    if settings.picture_format == "png":  # likewise
+        given["picture_format"] = None
     complete = validate_settings(
         {**given, **{name: value for name, value in found.items() if given[name] is None}}
     )
@@ -207,12 +217,13 @@ def _check_inputs(settings: GenerationSettings, pipe: Pipeline) -> None:
         "image",
         *_MODEL_DEFAULT_FIELDS,
         *_OPTIONAL_ARGUMENTS,
+        *_OF_PICTURES,
     ):
         value = getattr(settings, name)
         if value is not None and not _accepts_setting(pipe, name):
             raise ValueError(
-                f"{name} must be left out for a {model}, which does not take it, but got {value!r}."
-                f" Leave out {flag_name(name)}, or choose another --model."
+                f"{name} must be left out for a {model}, which {_why_not(pipe, name)}, but got"
+                f" {_written(value)}. Leave out {flag_name(name)}, or choose another --model."
             )
     needed = {"prompt": "prompt" in parameters, "image": requires_image(pipe)}
     for name in (
@@ -223,11 +234,38 @@ def _check_inputs(settings: GenerationSettings, pipe: Pipeline) -> None:
         )
 
 
+def makes_pictures(pipe: Pipeline) -> bool:
+    """Return whether the pipeline makes pictures, and not videos."""
+    return lookup.makes_of(type(pipe)) == "image"
+
+
+def _found_in_image(settings: GenerationSettings, pipe: Pipeline) -> tuple[str, ...]:
+    """Return the settings that a pipeline takes from the picture that it edits.
+
+    A picture that noise is put on (`strength`) is fitted to the size instead.
+    """
+    edits = makes_pictures(pipe) and "strength" not in call_parameters(pipe)
+    return ("height", "width") if edits and settings.image is not None else ()
+
+
+def _why_not(pipe: Pipeline, name: str) -> str:
+    """Say why a pipeline does not take a setting."""
+    if makes_pictures(pipe) and name in _OF_VIDEOS:
+        return "makes pictures"
+    return "makes videos" if name in _OF_PICTURES else "does not take it"
+
+
+def _written(value: object) -> str:
+    return str(value) if isinstance(value, Fraction) else repr(value)
+
+
 def requires_image(pipe: Pipeline) -> bool:
-    """Return whether the pipeline needs an image. LTX's call has a default, with which it fails."""
-    parameter = call_parameters(pipe).get("image")
+    """Return whether the pipeline needs an image. Some calls have a default with which they
+    fail."""
+    parameter, name = call_parameters(pipe).get("image"), type(pipe).__name__
     return parameter is not None and (
-        parameter.default is inspect.Parameter.empty or "ImageToVideo" in type(pipe).__name__
+        parameter.default is inspect.Parameter.empty
+        or any(word in name for word in ("ImageToVideo", "Img2Img"))
     )
 
 
@@ -239,11 +277,11 @@ def guider_sets_scale(pipe: Pipeline) -> bool:
 
 
 def _accepts_setting(pipe: Pipeline, name: str) -> bool:
-    """Return whether a pipeline takes a setting. The fps of the mp4 are for all."""
-    return (
-        name == "fps"
-        or pipeline_argument(name, pipe) in call_parameters(pipe)
-        or (name == "guidance_scale" and guider_sets_scale(pipe))
+    """Return whether a pipeline takes a setting. The fps of the mp4 are for all videos."""
+    if name == "fps" or name in _OF_PICTURES:
+        return makes_pictures(pipe) == (name != "fps")
+    return pipeline_argument(name, pipe) in call_parameters(pipe) or (
+        name == "guidance_scale" and guider_sets_scale(pipe)
     )
 
 
@@ -293,14 +331,27 @@ def _config_default(name: str, pipe: Pipeline) -> Any:
     )  # CogVideoX, Allegro
     if samples is not None and hasattr(pipe, "vae_scale_factor_spatial"):
         return samples * pipe.vae_scale_factor_spatial
+    if name in ("height", "width") and makes_pictures(pipe):
+        return _picture_side(pipe)
     return config.get("num_frames") if name == "num_frames" else None
 
 
-def _family_fps(pipe: Pipeline) -> int:
-    from skipguide.families import lookup
+def _picture_side(pipe: Pipeline) -> int | None:
+    """Return the side of the square pictures that a model makes where nothing else is asked for."""
+    config = getattr(getattr(pipe, "transformer", None), "config", {})
+    samples = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
+    factor = getattr(pipe, "vae_scale_factor", None)
+    if isinstance(samples, int) and isinstance(factor, int):
+        return samples * factor
+    return None
+
+
+def _family_fps(pipe: Pipeline) -> int | None:
     from skipguide.families.schema import DEFAULT_FPS
 
+    if makes_pictures(pipe):
+        return None
     try:
-        return lookup.family_of(pipe).fps
+        return lookup.family_of(pipe).fps or DEFAULT_FPS  # an image has none
     except ValueError:  # no row for this pipeline, which plain CFG does not need
         return DEFAULT_FPS

@@ -58,7 +58,7 @@ def generate(
     image: Image.Image | None = None,
     parallel: Any = None,
 ) -> GenerationResult:
-    """Make one video.
+    """Make one video, or one picture: a video of one frame.
 
     Equal settings on the same machine with the same versions give equal bytes.
 
@@ -95,7 +95,7 @@ def generate(
         clock = _StepTimer(pipe, settings, passes_per_step, on_step, said)
         output = _call_pipeline(pipe, settings, first, clock)
         passes = passes_per_step()
-    frames = _to_uint8(np.asarray(output.frames[0]), settings)
+    frames = _to_uint8(np.asarray(_first_of(output)), settings)
     said.add(notes.size_note(frames.shape, settings, type(pipe).__name__))
     sound = _sound_of(pipe, output, said)
     seconds = time.perf_counter() - started
@@ -360,6 +360,14 @@ def _call_pipeline(
         raise too_few_steps(pipe, settings) from error
 
 
+def _first_of(output: Any) -> Any:
+    """Return the video of an output, or its first picture as a video of one frame."""
+    for name in ("images", "image"):  # Kandinsky's
+        if hasattr(output, name):
+            return getattr(output, name)[:1]
+    return output.frames[0]
+
+
 def too_few_steps(pipe: Pipeline, settings: GenerationSettings) -> ValueError:
     """Return the error of Mochi's linear-quadratic schedule of one step."""
     return ValueError(
@@ -405,7 +413,7 @@ def _check_call(
     reasons += [f"needs {', '.join(needed)}"] if needed else []
     if reasons:
         raise ValueError(
-            f"model must be a text-to-video or image-to-video pipeline, but {model}"
+            f"model must make a video or a picture from a text or an image, but {model}"
             f" {' and '.join(reasons)}. Use another model, or guide() from Python."
         )
 

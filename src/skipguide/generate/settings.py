@@ -53,6 +53,7 @@ Guidance = Annotated[Any, BeforeValidator(parsing.parse_guidance), PlainSerializ
 Fps = Annotated[
     Fraction | None, BeforeValidator(parsing.parse_fps), PlainSerializer(parsing.format_fps)
 ]
+PictureFormat = Literal["png", "webp"]
 StepCache = Annotated[str | None, BeforeValidator(parse_cache)]
 Size = Annotated[int, Field(ge=2, multiple_of=2)]
 _MAX_UNKNOWN = 5  # unknown names that an error repeats
@@ -60,7 +61,7 @@ _EVEN_PIXELS = "an even whole number of pixels (the mp4 needs it)"
 
 
 class GenerationSettings(ModelSettings):
-    """One video. None means: from the model's preset or the model itself."""
+    """One video or picture. None means: from the model's preset or the model itself."""
 
     prompt: str | None = _field("a text", "What the video shows.")
     negative_prompt: str | None = _field(
@@ -68,7 +69,7 @@ class GenerationSettings(ModelSettings):
     )
     image: str | None = _field(
         "the name of a picture file",
-        "Picture that the video starts from, for image-to-video models. It is resized and cropped"
+        "Picture that the video starts from, for models that take one. It is resized and cropped"
         " around its centre to the size of the video.",
         min_length=1,
     )
@@ -105,6 +106,10 @@ class GenerationSettings(ModelSettings):
         "a number above 0, at most 1000, or a ratio as 24000/1001",
         "Frames per second of the mp4; SVD and other models that ask for it are told.",
     )
+    picture_format: PictureFormat | None = _field(
+        '"png" or "webp"',
+        "Of models that make pictures: the files that they are written as, both without loss.",
+    )
     motion_bucket_id: int | None = _field("a whole number >= 0", "SVD: amount of motion.", ge=0)
     noise_aug_strength: float | None = _field(
         "a finite number >= 0", "SVD: noise put on the image.", ge=0
@@ -136,6 +141,21 @@ class GenerationSettings(ModelSettings):
         found = self.model_copy()
         found._preset_file = file
         return found
+
+    @property
+    def makes_picture(self) -> bool:
+        """Whether complete settings are those of a picture, which has no frames per second."""
+        return self.fps is None
+
+    @property
+    def noun(self) -> str:
+        """What complete settings make, in a word."""
+        return "picture" if self.makes_picture else "video"
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the file of what complete settings make."""
+        return f".{self.picture_format or 'png'}" if self.makes_picture else ".mp4"
 
     @property
     def request(self) -> GuidanceRequest:

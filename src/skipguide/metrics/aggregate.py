@@ -15,7 +15,7 @@ from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
 from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.metrics.inception import Predictions, inception_score, split_scores
 from skipguide.metrics.inputs import SkippedVideo, is_run_name, prompt_from_name
-from skipguide.metrics.kernel import Grams, kernel_distance
+from skipguide.metrics.kernel import CMMD, CMMD_SCALE, Grams, kernel_distance
 from skipguide.metrics.neighbours import Distances, neighbours
 from skipguide.metrics.selection import MetricRequest, UnavailableMetric
 from skipguide.metrics.vendi import vendi_score
@@ -87,6 +87,11 @@ def _kernel(extractor: str, x: Tensor, y: Tensor) -> Statistic:
     return lambda i, j: [kernel_distance(grams.subset(i, j))]
 
 
+def _cmmd(extractor: str, x: Tensor, y: Tensor) -> Statistic:
+    grams = Grams.from_features(x, y, CMMD)
+    return lambda i, j: [CMMD_SCALE * kernel_distance(grams.subset(i, j), unbiased=False)]
+
+
 def _neighbours(extractor: str, x: Tensor, y: Tensor) -> Statistic:
     distances = Distances.from_features(x, y)
     return lambda i, j: list(dataclasses.astuple(neighbours(distances.subset(i, j))))
@@ -107,6 +112,9 @@ _STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {
     "fvd": (_frechet, 0),
     "fad": (_frechet, 0),
     "kvd": (_kernel, 0),
+    "fid": (_frechet, 0),
+    "kid": (_kernel, 0),
+    "cmmd": (_cmmd, 0),
     "precision": (_neighbours, 0),
     "recall": (_neighbours, 1),
     "density": (_neighbours, 2),
@@ -302,7 +310,7 @@ def _warnings(
                 f"{count} {side} videos are few: below {asked.row.enough_videos}, the value depends"
                 " on their number"
             )
-        if asked.metric in ("fvd", "fad") and rows <= width:
+        if asked.metric in ("fvd", "fad", "fid") and rows <= width:
             what = f"the {rows} windows of {count}" if asked.row.sound else str(count)
             found.append(
                 f"{what} {side} videos are too few for a covariance of {width} features with full"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Range = tuple[float | None, float | None]  # None: no bound
+Kind = Literal["video", "image"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Extractor:
     has_features: bool = True
     classes: int = 0  # for which it gives probabilities; 0 if it gives none
     sound: bool = False  # whether it hears the sound of a video, and does not see its frames
+    of: Kind = "video"  # what it sees; "image" sees one frame
     epsilon: float = 0.0  # added inside the logarithms of the Inception Score by its protocol
 
 
@@ -65,6 +67,9 @@ class Metric:
     sound: bool = False  # whether it needs the sound of a video
     uses_rate: bool = False  # whether it picks frames by time
     on_request: bool = False  # whether an evaluation that names no metrics leaves it out
+    uses_text: bool = False  # whether it compares a clip with its prompt
+    of: tuple[Kind, ...] = ("video", "image")  # what it can measure
+    picture_extractor: str = ""  # the usual one where pictures are measured, if it is another
 
 
 _MIT, _APACHE, _BSD, _NC = "MIT", "Apache-2.0", "BSD-3-Clause", "CC BY-NC 4.0"
@@ -112,6 +117,15 @@ WEIGHTS: dict[str, Weights] = {
     "clip_b32": Weights(
         ("clip-vit-base-patch32",), "https://huggingface.co/openai/clip-vit-base-patch32", _MIT,
         repo="openai/clip-vit-base-patch32",
+    ),
+    "clip_l14_336": Weights(
+        ("clip-vit-large-patch14-336",),
+        "https://huggingface.co/openai/clip-vit-large-patch14-336, the folder", _MIT,
+        repo="openai/clip-vit-large-patch14-336",
+    ),
+    "inception": Weights(
+        ("pt_inception-2015-12-05-6726825d.pth",),
+        "https://github.com/mseitzer/pytorch-fid, release fid_weights", _APACHE, sha256="6726825d",
     ),
     "dino": Weights(
         ("dino_vitbase16_pretrain.pth", "dino-vitb16"), "https://github.com/facebookresearch/dino",
@@ -186,6 +200,16 @@ EXTRACTORS: dict[str, Extractor] = {
         "as for judge; it knows the clips of lab-mochi-2's world and no others",
         classes=576,
     ),
+    "inception": Extractor(
+        "skipguide.metrics.networks.inception_v3", ("inception",), 1, 2048,
+        "299 x 299 bilinear without antialiasing, [-1, 1] (pytorch-fid)", fewest=1, classes=1008,
+        of="image",
+    ),
+    "clip": Extractor(
+        "skipguide.metrics.networks.clip_picture", ("clip_l14_336",), 1, 768,
+        "centre square, 336 x 336 bicubic, CLIP's mean and deviation; of length 1 (CMMD)", fewest=1,
+        of="image",
+    ),
 }  # fmt: skip
 
 
@@ -198,7 +222,7 @@ def _prdc_metric(
 ) -> Metric:
     return Metric(
         name, "set", what, source, range, "higher", extractor="i3d", reference=True,
-        fewest_videos=6, enough_videos=1024, share=share,
+        fewest_videos=6, enough_videos=1024, share=share, picture_extractor="inception",
     )  # fmt: skip
 
 
@@ -212,6 +236,7 @@ def _vbench_metric(
         name, "video", what, "VBench, arXiv:2311.17982", range, "higher", weights=weights,
         fewest_frames=fewest_frames, module=network and f"skipguide.metrics.networks.{network}",
         normalised=normalised, weight=weight, share=share, uses_rate=uses_rate,
+        of=("video", "image") if fewest_frames == 1 else ("video",),
     )  # fmt: skip
 
 
@@ -223,6 +248,7 @@ def _pixel_metric(
     return Metric(
         name, "video", what, "this package", range, better, fewest_frames=fewest_frames,
         uses_rate=uses_rate, on_request=True,
+        of=("video", "image") if fewest_frames == 1 else ("video",),
     )  # fmt: skip
 
 
@@ -242,18 +268,33 @@ _ROWS = (
     Metric(
         "fvd", "set", "Frechet distance between the features", "arXiv:1812.01717", (0, None),
         "lower",
-        extractor="i3d", reference=True, fewest_videos=2, enough_videos=256,
+        extractor="i3d", reference=True, fewest_videos=2, enough_videos=256, of=("video",),
     ),
     Metric(
         "kvd", "set", "squared maximum mean discrepancy of the features, cubic kernel, unbiased",
         "arXiv:1801.01401",
         (None, None), "lower", extractor="i3d", reference=True, fewest_videos=2, enough_videos=50,
+        of=("video",),
+    ),
+    Metric(
+        "fid", "set", "Frechet distance between the features of pictures", "arXiv:1706.08500",
+        (0, None), "lower", extractor="inception", reference=True, fewest_videos=2,
+        enough_videos=10_000, of=("image",),
+    ),
+    Metric(
+        "kid", "set", "as kvd, of pictures", "arXiv:1801.01401", (None, None), "lower",
+        extractor="inception", reference=True, fewest_videos=2, enough_videos=50, of=("image",),
+    ),
+    Metric(
+        "cmmd", "set", "1,000 times the squared maximum mean discrepancy, Gaussian kernel, biased",
+        "arXiv:2401.09603", (0, None), "lower", extractor="clip", reference=True, fewest_videos=2,
+        enough_videos=1000, of=("image",),
     ),
     Metric(
         "inception_score", "set",
         "classes certain for each video and varied over all; at most their number",
         "arXiv:1611.06624", (1, None), "higher", extractor="c3d", fewest_videos=2,
-        enough_videos=2048,
+        enough_videos=2048, picture_extractor="inception",
     ),
     _prdc_metric(
         "precision", "share of videos that lie among the reference", "arXiv:1904.06991",
@@ -275,6 +316,12 @@ _ROWS = (
         "vendi", "set", "effective number of different videos; at most their number",
         "arXiv:2210.02410",
         (1, None), "higher", extractor="i3d", fewest_videos=2, enough_videos=50,
+        picture_extractor="inception",
+    ),
+    Metric(
+        "clip_score", "video", "100 times the cosine of frames and prompt by CLIP ViT-L/14, from 0",
+        "arXiv:2104.08718", (0, 100), "higher", module="skipguide.metrics.networks.clip_text",
+        weights=("clip_l14",), uses_text=True, on_request=True,  # the folder must be whole
     ),
     _vbench_metric("imaging_quality", "MUSIQ (SPAQ) per frame", (0.0, 1.0), "musiq", ("musiq",)),
     _vbench_metric(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from skipguide.metrics import kept, selection
@@ -33,7 +35,8 @@ def evaluate(
     """Measure a set of videos.
 
     Args:
-        videos: a folder of video files or of folders of frames; tensors `(F, 3, H, W)` uint8 by
+        videos: a folder of video files or of folders of frames, or of pictures where the options
+            say so; tensors `(F, 3, H, W)` uint8 by
             name; or one tensor `(N, F, 3, H, W)`.
         reference: real videos in the same form, for the metrics that compare.
         metrics: names of `catalog.METRICS`; a set metric may name its extractor, "fvd:judge". None:
@@ -47,8 +50,10 @@ def evaluate(
             that are missing, damaged or not allowed.
     """
     options = options or Options()
-    chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
-    sets: dict[Side, list[Source]] = {GENERATED: find_videos(videos, options.fps), REFERENCE: []}
+    kind = "image" if options.pictures else "video"
+    chosen, not_run = selection.select_metrics(metrics, reference is not None, options, kind)
+    made = find_videos(videos, options.fps, options.pictures)
+    sets: dict[Side, list[Source]] = {GENERATED: made, REFERENCE: []}
     sets[REFERENCE] = _find_reference(reference, chosen, options)
     reader = Reader(chosen, options)
     i, n = options.part
@@ -78,7 +83,7 @@ def _find_reference(
 ) -> list[Source]:
     """Find the reference videos; none if no metric compares, so that they are not read in vain."""
     return (
-        find_videos(reference, options.fps)
+        find_videos(reference, options.fps, options.pictures)
         if reference is not None and any(one.row.reference for one in chosen)
         else []
     )
@@ -110,7 +115,9 @@ def evaluate_run(
         raise ValueError(
             f"a run must have videos, but {run.folder} has none yet. Run the sweep first."
         )
-    chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
+    options = dataclasses.replace(options, pictures=_makes_pictures(run))
+    kind = "image" if options.pictures else "video"
+    chosen, not_run = selection.select_metrics(metrics, reference is not None, options, kind)
     sources = _find_reference(reference, chosen, options)
     reader = Reader(chosen, options)
     reader.read(REFERENCE, sources, note)
@@ -122,11 +129,29 @@ def evaluate_run(
         yield setting, Result.of(reader.readings, chosen, reader.weights, not_run)
 
 
+def _makes_pictures(run: Run) -> bool:
+    """Return whether a run is of pictures.
+
+    Raises:
+        ValueError: if it has both pictures and videos.
+    """
+    kinds = {clip.is_picture for clip in run.clips("done")}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"a run must have videos or pictures to be measured, but {run.folder} has both. Sweep"
+            " the models that make pictures into a run of their own."
+        )
+    return kinds == {True}
+
+
 def _setting_sources(run: Run, setting: Setting) -> list[Source]:
     """Return the videos of a setting, including missing ones, which are listed as skipped."""
+    texts = {prompt.id: prompt.text for prompt in run.prompts()}
     return [
         (
-            file_source(name, clip.video)
+            dataclasses.replace(
+                file_source(name, clip.video), text=functools.partial(texts.get, clip.prompt)
+            )
             if clip.status == "done" and clip.video
             else unreadable_source(name, _missing_reason(clip))
         )

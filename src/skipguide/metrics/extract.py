@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.metrics import pixels, sounds, vbench
+from skipguide.metrics import alignment, pixels, sounds, vbench
 from skipguide.metrics import weights as stored
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
@@ -177,9 +177,9 @@ class Reader:
     def _read_video(self, side: Side, source: Source) -> None:
         try:
             clip = source.read()
-            found, count = self._pass(side, clip, clip.count)
+            found, count = self._pass(side, source, clip, clip.count)
             if count != clip.count:  # what to take depends on it
-                found, count = self._pass(side, clip, count)
+                found, count = self._pass(side, source, clip, count)
         except (ValueError, OSError) as error:
             self._skip(source.name, side, "all", _memory_reason(error) or str(error))
             return
@@ -191,13 +191,19 @@ class Reader:
             return
         self._keep(side, source.name, clip, found)
 
-    def _pass(self, side: Side, clip: Clip, count: int) -> tuple[_Pass, int]:
+    def _pass(self, side: Side, source: Source, clip: Clip, count: int) -> tuple[_Pass, int]:
         """Read a clip of which `count` frames are expected; returns how many there were."""
         one = _Pass(count)
         for metric, model in self.models.items() if side == GENERATED else ():
             fewest = METRICS[metric].fewest_frames
             if count < fewest:
                 one.failures[metric] = _too_short_reason(count, fewest)
+            elif METRICS[metric].uses_text:
+                text = source.text()
+                if text is None:
+                    one.failures[metric] = _NO_TEXT
+                else:
+                    one.meters[metric] = alignment.METERS[metric](model, text)
             else:
                 one.start(
                     metric, lambda model=model, metric=metric: _meter(metric, model, clip, count)
@@ -300,6 +306,9 @@ def _meter(metric: str, model: nn.Module | None, clip: Clip, count: int) -> vben
             raise ValueError(_SILENT)
         meter.hear(heard, clip.prompt())
     return meter
+
+
+_NO_TEXT = "its prompt is not known: it is not of a run, and has no record of skipguide"
 
 
 def _too_short_reason(got: int, needed: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skipguide.files import image, search, sound, video
+from skipguide.files import clips, image, search, sound
 from skipguide.files.folders import is_system_name
 from skipguide.files.frames import Frames, VideoFile
 from skipguide.files.sound import Sound
@@ -67,6 +67,7 @@ class Source:
     name: str
     read: Callable[[], Clip]  # raises ValueError if it cannot be read
     problem: str = ""  # why it cannot, if that is known before it is opened
+    text: Callable[[], str | None] = lambda: None  # its prompt, where that is known
 
 
 @dataclass(frozen=True, order=True)
@@ -79,7 +80,7 @@ class SkippedVideo:
     reason: str
 
 
-def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
+def find_videos(videos: Videos, fps: float | None = None, pictures: bool = False) -> list[Source]:
     """Find the videos of a set, sorted by name.
 
     Args:
@@ -88,6 +89,7 @@ def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
             numbers in their names; what is there and cannot be measured becomes a source that
             says why; or tensors `(F, 3, H, W)` uint8 by name; or one tensor `(N, F, 3, H, W)`.
         fps: frames per second of frame folders and tensors; files know their own.
+        pictures: each image file is a picture by itself, and videos are left out.
 
     Raises:
         ValueError: if there is no such folder, or nothing in it.
@@ -99,9 +101,15 @@ def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
     folder = Path(videos)
     if not folder.is_dir():
         raise ValueError(f"videos must be a folder, but {folder} is not one. Check the name.")
-    sources = sorted(_find_in_folder(folder, fps), key=lambda source: source.name)
+    found = _find_pictures(folder) if pictures else _find_in_folder(folder, fps)
+    sources = sorted(found, key=lambda source: source.name)
     if all(source.problem for source in sources):
         found = "; ".join(f"{source.name}: {source.problem}" for source in sources[:3])
+        if pictures:
+            raise ValueError(
+                f"a folder of pictures must hold {', '.join(IMAGE_SUFFIXES)} files, but {folder}"
+                f" has none. Check the name. {found}"
+            )
         raise ValueError(
             f"a folder of videos must hold {', '.join(VIDEO_SUFFIXES)} files or folders of"
             f" images, but {folder} has none. Check the name. {found}"
@@ -124,6 +132,19 @@ def _find_in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
         folder, entries, {entry.path.parent for entry in videos if not entry.is_folder}, fps
     )
     yield from _other_files(folder, entries)
+
+
+def _find_pictures(folder: Path) -> Iterator[Source]:
+    for entry in search.walk(folder):
+        if not _is_wanted(entry) or entry.path.name.startswith("."):
+            continue
+        name = _name(entry.path, folder)
+        if entry.problem:
+            yield unreadable_source(name, f"{entry.problem}. Correct or remove it.")
+        elif _suffix(entry) in IMAGE_SUFFIXES:
+            yield file_source(name, entry.path)
+        elif not entry.is_folder:
+            yield unreadable_source(name, "it is no picture. Leave out --pictures for videos.")
 
 
 def _is_wanted(entry: search.Entry) -> bool:
@@ -192,8 +213,24 @@ def _other_files(folder: Path, entries: Sequence[search.Entry]) -> Iterator[Sour
 
 
 def file_source(name: str, path: Path) -> Source:
-    """Return the source of a video file."""
-    return Source(name, lambda: _decode(path))
+    """Return the source of a video file, or of a picture, which is a video of one frame.
+
+    Its prompt is what its record says.
+    """
+    read = _read_picture if path.suffix.lower() in IMAGE_SUFFIXES else _decode
+    return Source(name, lambda: read(path), text=lambda: _recorded_prompt(path))
+
+
+def _recorded_prompt(path: Path) -> str | None:
+    try:
+        prompt = clips.read_record(path).get("settings", {}).get("prompt")
+    except (ValueError, AttributeError):
+        return None
+    return prompt if isinstance(prompt, str) else None
+
+
+def _read_picture(path: Path) -> Clip:
+    return _read_frames([path], None)
 
 
 def unreadable_source(name: str, reason: str) -> Source:
@@ -222,11 +259,7 @@ def _decode(path: Path) -> Clip:
 
 def find_prompt(path: Path) -> str:
     """Return the prompt of a video file, from its own record or else from its name."""
-    try:
-        recorded = video.read_record(path).get("settings", {}).get("prompt")
-    except ValueError:  # no record
-        recorded = None
-    return recorded or prompt_from_name(path.name)
+    return _recorded_prompt(path) or prompt_from_name(path.name)
 
 
 def _to_tensor(frame: Frames) -> Tensor:

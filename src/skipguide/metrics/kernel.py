@@ -1,7 +1,8 @@
-"""Kernel distance: the squared maximum mean discrepancy with a polynomial kernel.
+"""Kernel distance: the squared maximum mean discrepancy, with a polynomial kernel or a Gaussian.
 
 It is unbiased, so it also works for small sets. Binkowski et al., arXiv:1801.01401 (KID). With
-degree 2, no constant and the biased estimate it is JEDi's (Luo et al., arXiv:2410.05203).
+degree 2, no constant and the biased estimate it is JEDi's (Luo et al., arXiv:2410.05203); with a
+Gaussian kernel and the biased estimate CMMD (Jayasumana et al., arXiv:2401.09603).
 """
 
 from __future__ import annotations
@@ -24,7 +25,20 @@ class Polynomial:
         return (x.double() @ y.double().T / x.shape[1] + self.constant) ** self.degree
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """The kernel k(x, y) = exp(-|x - y|^2 / (2 sigma^2))."""
+
+    sigma: float = 10.0
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.double(), y.double()
+        apart = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
+        return torch.exp(-apart / (2 * self.sigma**2))
+
+
 KID = Polynomial()
+CMMD, CMMD_SCALE = Gaussian(), 1000.0  # which prints the distance times 1,000, biased
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Grams:
     xy: Tensor
 
     @classmethod
-    def from_features(cls, x: Tensor, y: Tensor, kernel: Polynomial = KID) -> Grams:
+    def from_features(cls, x: Tensor, y: Tensor, kernel: Polynomial | Gaussian = KID) -> Grams:
         """Compute the kernel matrices of features `(N, D)` and `(M, D)`."""
         return cls(kernel(x, x), kernel(y, y), kernel(x, y))
 

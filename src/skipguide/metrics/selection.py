@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipguide.metrics import weights
-from skipguide.metrics.catalog import EXTRACTORS, METRICS, WEIGHTS, Extractor, Metric
+from skipguide.metrics.catalog import EXTRACTORS, METRICS, WEIGHTS, Extractor, Kind, Metric
 
 REFERENCE, NON_COMMERCIAL = "reference", "non_commercial"  # of `UnavailableMetric.needs`
 CLASSES = ".classes"  # after the name of an extractor: its class probabilities, not features
@@ -24,6 +24,7 @@ class Options:
     batch_size: int = 8  # clips that an extractor gets at a time
     device: str = "cpu"
     fps: float | None = None  # of frame folders and tensors
+    pictures: bool = False  # whether each image file is a picture, and not a frame of a video
     part: tuple[int, int] = (1, 1)  # (i, n): every n-th video from the i-th on, for n workers
 
     def __post_init__(self) -> None:
@@ -80,13 +81,17 @@ class UnavailableMetric:
     needs: tuple[str, ...] = ()
 
 
-def parse_metric(text: str, features: str = "") -> MetricRequest:
+def parse_metric(text: str, features: str = "", kind: Kind = "video") -> MetricRequest:
     """Parse a metric as users write it: "temporal_flickering", "fvd", "fvd:judge".
 
     A set metric without an extractor uses `features`, or else its usual one.
 
+    Args:
+        kind: what is measured, videos or pictures.
+
     Raises:
-        ValueError: for an unknown metric, or an extractor that does not fit it.
+        ValueError: for an unknown metric, one that cannot measure what is there, or an extractor
+            that does not fit it.
     """
     name, _, extractor = text.partition(":")
     if name not in METRICS:
@@ -95,6 +100,8 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
             " metrics."
         )
     row = METRICS[name]
+    if kind not in row.of:
+        raise ValueError(f"{name} {why_not(name)}")
     if row.kind == "video":
         if extractor:
             raise ValueError(
@@ -104,8 +111,8 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
         return MetricRequest(name)
     # Features of pictures are not asked of what hears, nor the other way round.
     of_all = features if features and EXTRACTORS[features].sound == row.sound else ""
-    chosen = extractor or of_all or row.extractor
-    fitting = [known for known, one in EXTRACTORS.items() if _fits(name, one)]
+    chosen = extractor or of_all or _usual_extractor(row, kind)
+    fitting = [known for known, one in EXTRACTORS.items() if _fits(name, one, kind)]
     if chosen not in fitting:
         raise ValueError(
             f"the features of {name} must be {' or '.join(fitting)}, but got {chosen!r}. Choose one"
@@ -114,43 +121,69 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
     return MetricRequest(name, chosen)
 
 
-def _fits(metric: str, extractor: Extractor) -> bool:
+def why_not(metric: str) -> str:
+    """Say why a metric does not measure pictures, or videos, and what does."""
+    row = METRICS[metric]
+    if "image" not in row.of:
+        fewest = row.fewest_frames if row.kind == "video" else EXTRACTORS[row.extractor].fewest
+        others = ", ".join(name for name, one in METRICS.items() if "image" in one.of)
+        return (
+            f"measures videos, of which it needs {fewest} frames, but a picture has one. For"
+            f" pictures take one of {others}."
+        )
+    return (
+        "measures pictures, one frame each, but these are videos. For videos there are fvd and kvd;"
+        " for folders of pictures pass --pictures (pictures=True)."
+    )
+
+
+def _usual_extractor(row: Metric, kind: Kind) -> str:
+    return (row.picture_extractor if kind == "image" else "") or row.extractor
+
+
+def _fits(metric: str, extractor: Extractor, kind: Kind) -> bool:
     """Tell whether a metric can use an extractor.
 
-    Sounds are heard, pictures are seen, and the Inception Score needs class probabilities.
+    Sounds are heard, pictures and videos are seen, and the Inception Score needs probabilities.
     """
-    if METRICS[metric].sound != extractor.sound:
+    if METRICS[metric].sound != extractor.sound or extractor.of != kind:
         return False
     return bool(extractor.classes) if metric == "inception_score" else extractor.has_features
 
 
-def all_metrics(features: str = "") -> list[MetricRequest]:
-    """Return all metrics but those on request.
+def all_metrics(features: str = "", kind: Kind = "video") -> list[MetricRequest]:
+    """Return all metrics but those on request, and those that cannot measure what is there.
 
     Set metrics use `features` where it fits, else their usual extractor.
     """
     return [
-        parse_metric(name, features if features and _fits(name, EXTRACTORS[features]) else "")
+        parse_metric(
+            name, features if features and _fits(name, EXTRACTORS[features], kind) else "", kind
+        )
         for name, row in METRICS.items()
-        if not row.on_request
+        if not row.on_request and kind in row.of
     ]
 
 
 def select_metrics(
-    metrics: Sequence[str], has_reference: bool, options: Options
+    metrics: Sequence[str], has_reference: bool, options: Options, kind: Kind = "video"
 ) -> tuple[list[MetricRequest], list[UnavailableMetric]]:
     """Return the metrics to run and those that cannot be run.
 
     Without names, these are all metrics but those on request, divided by whether everything they
     need is there.
 
+    Args:
+        kind: what is measured, videos or pictures. Of pictures, metrics of videos are among those
+            that cannot be run, with the reason.
+
     Raises:
         ValueError: if a metric that is named cannot be run.
     """
-    asked = [parse_metric(text, options.features) for text in metrics] or all_metrics(
-        options.features
+    asked = [parse_metric(text, options.features, kind) for text in metrics] or all_metrics(
+        options.features, kind
     )
-    usable, not_run = [], []
+    usable, not_run = [], _unfit(kind) if not metrics else []
     for one in dict.fromkeys(asked):
         lacking = list(_missing(one, has_reference, options))
         if not lacking:
@@ -161,6 +194,15 @@ def select_metrics(
             needs = tuple(dict.fromkeys(need for needs, _ in lacking for need in needs))
             not_run.append(UnavailableMetric(one.label, str(lacking[0][1]), needs))
     return usable, not_run
+
+
+def _unfit(kind: Kind) -> list[UnavailableMetric]:
+    """Return the metrics that pictures have no number for."""
+    return [
+        UnavailableMetric(name, "They need several frames, and a picture has one.")
+        for name, row in METRICS.items()
+        if kind == "image" and not row.on_request and "image" not in row.of
+    ]
 
 
 def _missing(

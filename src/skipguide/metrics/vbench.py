@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from skipguide.metrics.networks import clip
 from skipguide.metrics.networks.flow import SMALLEST, pad_to_multiple
 
 Tensor = torch.Tensor
 
 SIDE = 224  # the shorter side of images for CLIP and DINO
 MAX_SIDE = 512  # the longest side of images for MUSIQ
-CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RATE = 8  # frames per second at which motion is measured
 BATCH = 8  # frames that a network gets at a time; no result depends on it
@@ -168,7 +168,7 @@ def resize_for_clip(images: Tensor) -> Tensor:
     """Resize, crop and normalise images `(B, 3, H, W)` in [0, 255] for CLIP."""
     resized = _resize(images, "bicubic")
     top, left = (round((side - SIDE) / 2) for side in resized.shape[2:])
-    return _normalize(resized[..., top : top + SIDE, left : left + SIDE], *CLIP_NORM)
+    return clip.normalize(resized[..., top : top + SIDE, left : left + SIDE])
 
 
 def resize_for_dino(images: Tensor) -> Tensor:

@@ -133,6 +133,8 @@ class GuidedCalls:
             self._undo = patching.apply_patches(guided.idle_patches())
         if step.calls_done == 1 and step.has_uncond_call:
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
+        if step.calls_done and step.calls_done >= step.num_calls - step.unread_calls:
+            self._undo = patching.apply_patches(guided.idle_patches())
         if self._separates_contexts(guided):
             name = self._context_name(guided, step)
             self._context.enter_context(guided.caches.context(name))
@@ -212,8 +214,9 @@ class GuidedCalls:
                 known.forget_caches()  # which are those of c with NAG, or without it
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._own_guidance.settle(frame, bool(step.active_terms))
-        self._loop.add_calls(step, frame)
-        step.choose_batch(self.request.exact, always_split=split or step.has_nag)
+        self._loop.add_calls(step, frame, self.request.replace_own)
+        other_order = self._loop.calls.cond_first and step.is_guided
+        step.choose_batch(self.request.exact, split or step.has_nag or other_order)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
@@ -349,7 +352,8 @@ class GuidedCalls:
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
             return combine.replace_samples(output, step.returned)
-        pairs = zip(us, step.returned, strict=True)
+        halves = (step.returned, us) if self._loop.calls.cond_first else (us, step.returned)
+        pairs = zip(*halves, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
 
     def _choose_plan(self, guided: GuidedDenoiser, index: int, has_cfg: bool) -> None:
@@ -523,9 +527,14 @@ class GuidedCalls:
 
     def _select_rows(self, inputs: ReadOnlyInputs, half: int) -> Inputs:
         """Return the inputs of the denoiser for one half of the batch."""
-        batched = self.family.batched_inputs
+        batched, listed = self.family.batched_inputs, self.family.listed_inputs
+        position = 1 - half if self._loop.calls.cond_first else half
         return {
-            name: patching.select_half(half, value) if name in batched else value
+            name: value
+            if name not in batched
+            else patching.select_entries(position, value)
+            if name in listed
+            else patching.select_half(position, value)
             for name, value in inputs.items()
         }
 
@@ -535,6 +544,9 @@ class GuidedCalls:
         In half precision g would magnify the rounding of two shifted rows.
         """
         samples = combine.output_samples(output)[: len(self.family.outputs)]
+        if self._loop.calls.cuts_tokens:
+            count = self._loop.count_tokens()
+            samples = [sample[:, :count] for sample in samples]
         if self._loop.calls.float32_prediction:
             return tuple(sample.float() for sample in samples)
         return tuple(samples)

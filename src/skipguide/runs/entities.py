@@ -51,7 +51,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video of a run, made or still to make."""
+    """A video of a run, or a picture, made or still to make."""
 
     key: str
     setting: int
@@ -60,7 +60,7 @@ class Clip:
     status: Status
     attempts: int
     error: str | None  # of one that failed
-    video: Path | None = None  # of one that is done
+    video: Path | None = None  # of one that is done; of a picture a .png or .webp
     latents: Path | None = None
     frames: int | None = None
     height: int | None = None
@@ -74,6 +74,11 @@ class Clip:
         default_factory=dict, repr=False
     )  # versions, machine, git revision
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_picture(self) -> bool:
+        """True of a picture that is done: one frame, and no frames per second."""
+        return self.frames == 1 and self.fps is None
 
 
 @dataclass(frozen=True)

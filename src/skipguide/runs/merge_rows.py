@@ -259,7 +259,8 @@ def _with_files(join: Join, row: dict[str, Any]) -> dict[str, Any]:
     if row["status"] != "done":
         return row
     key = row["key"]
-    video, latents = f"{files.VIDEOS}/{key}.mp4", f"{files.LATENTS}/{key}.safetensors"
+    suffix = Path(row["video"]).suffix
+    video, latents = f"{files.VIDEOS}/{key}{suffix}", f"{files.LATENTS}/{key}.safetensors"
     sound = _copy(join, row["video"], video, row["video_sha256"])
     if sound and row["latents"]:
         sound = _copy(join, row["latents"], latents, row["latents_sha256"])

@@ -45,9 +45,10 @@ def mark_done(
 ) -> None:
     """Record that the files of a job are in their places."""
     frames, height, width, _ = record["frames"]
+    fps = record["settings"]["fps"]  # None of a picture
     values = {
         "status": "done", "error": None, "finished": utc_now(), "frames": frames, "height": height,
-        "width": width, "fps": str(record["settings"]["fps"]),
+        "width": width, "fps": fps if fps is None else str(fps),
         "frames_sha256": record["frames_sha256"],
         **{name: record["measured"][name] for name in _MEASURED_COLUMNS},
         **{name: getattr(published, name) for name in _FILE_COLUMNS},
@@ -150,7 +151,7 @@ def _reset_to_pending(ledger: Ledger, key: str) -> None:
 def _adopt(ledger: Ledger, folder: Path, job: Job, keep_files: bool) -> None:
     """Take over a video that was published before the ledger heard of it, or whose ledger is
     gone."""
-    published = files.find_published(folder, job.key, job.latents)
+    published = files.find_published(folder, job.key, job.generation.suffix, job.latents)
     if published is None or _find_missing(folder, job, published.latents) is not None:
         return
     record = _read_matching_record(folder / published.video, job.key)
@@ -165,11 +166,11 @@ def _adopt(ledger: Ledger, folder: Path, job: Job, keep_files: bool) -> None:
 def _read_matching_record(path: Path, key: str) -> PlainData | None:
     """Return the record of a video if it belongs to the job and all frames can be read, else
     None."""
-    from skipguide.files import video
+    from skipguide.files import clips
 
     try:
-        record = video.read_record(path)
-        frames, _ = video.read(path)
+        record = clips.read_record(path)
+        frames, _ = clips.read(path)
     except ValueError:
         return None
     sound = record.get("run", {}).get("key") == key and list(frames.shape) == record.get("frames")

@@ -200,5 +200,6 @@ def _job(row: Row, keep_video: KeepVideo) -> Row:
         return row
     content = keep_video(row["key"], row["video"])
     digest = hashlib.sha256(content).hexdigest()
-    described = {"video": f"{CLIPS}/{row['key']}.mp4", "video_sha256": digest}
+    suffix = Path(row["video"]).suffix
+    described = {"video": f"{CLIPS}/{row['key']}{suffix}", "video_sha256": digest}
     return {**row, **described, "video_bytes": len(content), "video_mtime_ns": 0}

@@ -19,9 +19,10 @@ from skipguide.runs import ledger
 
 VIDEOS, LATENTS, IMAGES, BROKEN, WORK = "videos", "latents", "images", "broken", "work"
 _LOCK = "lock.sqlite"
-# Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of 16 channels of
-# float32 per 8 x 8 x 4.
-_VIDEO_BYTES, _LATENT_BYTES, _RESERVE = 0.2, 0.25, 64 << 20
+# Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of a PNG of noise; of
+# 16 channels of float32 per 8 x 8 x 4, and per 8 x 8.
+_VIDEO_BYTES, _PICTURE_BYTES, _RESERVE = 0.2, 3.0, 64 << 20
+_LATENT_BYTES, _PICTURE_LATENT_BYTES = 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ClipContents:
     sidecar: bytes
     latents: bytes | None = None
     watched: Mapping[str, bytes] = field(default_factory=dict)
+    suffix: str = ".mp4"  # of the video; a picture has another one
 
 
 @dataclass(frozen=True)
@@ -176,19 +178,21 @@ def publish(folder: Path, key: str, product: ClipContents) -> PublishedFiles:
     for place, content in product.watched.items():
         write_atomically(folder, f"{place}/{key}.safetensors", content)
         _fsync_folder(folder / place)
-    write_atomically(folder, f"{VIDEOS}/{key}.mp4.json", product.sidecar)
-    video = write_atomically(folder, f"{VIDEOS}/{key}.mp4", product.video)
+    name = f"{VIDEOS}/{key}{product.suffix}"
+    write_atomically(folder, f"{name}.json", product.sidecar)
+    video = write_atomically(folder, name, product.video)
     _fsync_folder(folder / VIDEOS)
     return _describe_files(folder, video, latents)
 
 
-def find_published(folder: Path, key: str, latents: bool) -> PublishedFiles | None:
+def find_published(folder: Path, key: str, suffix: str, latents: bool) -> PublishedFiles | None:
     """Return the files of a clip that an earlier process has published, if all are there.
 
     Args:
+        suffix: of the video, or of the picture.
         latents: whether the clip must have some.
     """
-    video, beside = f"{VIDEOS}/{key}.mp4", f"{LATENTS}/{key}.safetensors"
+    video, beside = f"{VIDEOS}/{key}{suffix}", f"{LATENTS}/{key}.safetensors"
     if not (folder / video).is_file() or (latents and not (folder / beside).is_file()):
         return None
     return _describe_files(folder, video, beside if (folder / beside).is_file() else None)
@@ -330,9 +334,7 @@ def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bo
     Raises:
         OSError: if the disk has less.
     """
-    per_pixel = _VIDEO_BYTES + (_LATENT_BYTES if latents else 0)
-    pixels = sum((s.num_frames or 0) * (s.height or 0) * (s.width or 0) for s in wanted)
-    needed = round(per_pixel * pixels) + 16_384 * len(wanted)
+    needed = sum(round(_estimate_bytes(one, latents)) for one in wanted) + 16_384 * len(wanted)
     free = folders.free_bytes(folder)
     if needed and free < needed + _RESERVE:
         raise OSError(
@@ -341,3 +343,12 @@ def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bo
             " space, or choose a folder on another disk with --out."
         )
     return needed
+
+
+def _estimate_bytes(complete: GenerationSettings, latents: bool) -> float:
+    """Return about how many bytes a clip takes."""
+    pixels = (complete.height or 0) * (complete.width or 0)
+    if complete.makes_picture:
+        return pixels * (_PICTURE_BYTES + (_PICTURE_LATENT_BYTES if latents else 0))
+    per_pixel = _VIDEO_BYTES + (_LATENT_BYTES if latents else 0)
+    return pixels * (complete.num_frames or 0) * per_pixel

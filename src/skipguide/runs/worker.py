@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from safetensors.torch import save
 
-from skipguide.files import video
+from skipguide.files import clips
 from skipguide.generate import preflight, record, run
 from skipguide.generate.resolve import resolve_model, resolve_settings, words_of_flags
 from skipguide.generate.settings import GenerationSettings
@@ -183,11 +183,11 @@ class Worker:
             "run": {"key": job.key, "setting": job.setting},
         }
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            path = Path(folder) / f"{job.key}.mp4"
-            video.write(path, result.frames, made["settings"]["fps"], made, result.sounds)
-            content, beside = path.read_bytes(), video.sidecar_path(path).read_bytes()
+            path = Path(folder) / f"{job.key}{job.generation.suffix}"
+            clips.write(path, result.frames, made["settings"]["fps"], made, result.sounds)
+            content, beside = path.read_bytes(), clips.sidecar_path(path).read_bytes()
         kept = save(latents, {"key": job.key}) if job.latents else None
-        contents = ClipContents(content, beside, kept, watched)
+        contents = ClipContents(content, beside, kept, watched, path.suffix)
         return GeneratedVideo(contents, made, environment(made))
 
 

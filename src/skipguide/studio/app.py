@@ -258,9 +258,9 @@ def _add_run_routes(app: FastAPI, folder: Path, run_page: RunPage) -> None:
                 "state": run_page.state(),
             }
 
-    @app.get("/clips/{key}.mp4")
-    def clip(key: Annotated[str, InPath(pattern=f"^{files.KEY_PATTERN}$")]) -> FileResponse:
-        return video_response(folder, key)
+    @app.get("/clips/{name}")
+    def clip(name: Annotated[str, InPath(pattern=f"^{files.CLIP_PATTERN}$")]) -> FileResponse:
+        return video_response(folder, name)
 
     @app.get("/images/{prompt}")
     def image(prompt: int) -> FileResponse:

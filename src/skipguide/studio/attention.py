@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from skipguide.files import sound, video
+from skipguide.files import clips, picture, sound, video
 from skipguide.runs import Clip, Run
 from skipguide.runs.study import COPIES, Check, CheckAnswer, CheckKind, Kind, Study
 from skipguide.studio import files
 
 _BLOCKS, _NOISE = 12, 60.0  # squares along the longer side; deviation in grey values
 _WORST_QUALITIES = ("1", "2")
-_QUALITY = "video quality"
+_QUALITIES = ("video quality", "picture quality")
 
 
 def choose_checks(clips: Sequence[Clip], kind: Kind, count: int) -> tuple[Check, ...]:
@@ -55,16 +56,26 @@ def prepare(run: Run, study: Study) -> None:
             clip = run.clip(check.clip)
             if clip.video is None:
                 raise ValueError(f"the clip {check.clip} of an attention check must be done.")
-            frames, fps = video.read(clip.video)
+            frames, fps = clips.read(clip.video)
             path.parent.mkdir(exist_ok=True)
             with video.atomic_replace(path) as (part,):
-                heard = sound.read(clip.video)
-                video.write(part, damage(frames), fps, {}, () if heard is None else (heard,))
+                _write_copy(part, clip.video, damage(frames), fps)
+
+
+def _write_copy(part: Path, source: Path, frames: video.Frames, fps: Fraction | None) -> None:
+    """Write a copy of a clip under a temporary name, with its sound and without a record."""
+    if fps is None:
+        part.write_bytes(picture.encode(frames, source.suffix, None))
+        return
+    heard = sound.read(source)
+    video.write(part, frames, fps, {}, () if heard is None else (heard,))
 
 
 def damaged_path(run: Run, check: Check) -> Path:
     """Return where the damaged copy of a check lies."""
-    return run.folder / COPIES / f"{check.name}.mp4"
+    clip = run.clip(check.clip)
+    suffix = clips.VIDEO if clip.video is None else clip.video.suffix
+    return run.folder / COPIES / f"{check.name}{suffix}"
 
 
 def find_video(run: Run, check: Check, place: int) -> Path | None:
@@ -72,9 +83,9 @@ def find_video(run: Run, check: Check, place: int) -> Path | None:
 
     None if it is not there, or no plain file in the run.
     """
-    if check.kind == "damaged" and place == 1:
-        return files.plain_file(damaged_path(run, check), run.folder)
     try:
+        if check.kind == "damaged" and place == 1:
+            return files.plain_file(damaged_path(run, check), run.folder)
         return files.find_video(run, check.clip)
     except ValueError:
         return None
@@ -106,7 +117,7 @@ def judge(
         answers: to the questions of the kind; of a pair "first" is the clip itself.
     """
     if study.kind == "rating":
-        answer = answers[_QUALITY]
+        answer = next(answers[name] for name in _QUALITIES if name in answers)
         passed = answer in _WORST_QUALITIES
     else:
         (answer,) = answers.values()

@@ -17,7 +17,9 @@ from skipguide.runs import Clip, Run, Vote, judged
 from skipguide.runs.study import RULE, Assignment, Check, Kind, Study
 from skipguide.stats import head_to_head, intervals, preference
 
-QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
+# By kind of task: question -> (what it is about, the question itself).
+Questions = Mapping[str, tuple[str, str]]
+QUESTIONS: dict[Kind, Questions] = {
     "rating": {
         "video quality": ("Video quality", "Is the picture clean: no blur, noise or distortion?"),
         "text alignment": ("Agreement with the text", "Does the video show what the text says?"),
@@ -32,6 +34,18 @@ QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
         "subjective likeness": ("Liking", "How much do you like it?"),
     },
     "pair": {"preference": ("Preference", "Which of the two is the better video of this text?")},
+}
+# Those that a picture can be asked about; the same question has the same name.
+PICTURE_QUESTIONS: dict[Kind, Questions] = {
+    "rating": {
+        "picture quality": (
+            "Picture quality",
+            "Is the picture clean: no blur, noise or distortion?",
+        ),
+        "text alignment": ("Agreement with the text", "Does the picture show what the text says?"),
+        "subjective likeness": QUESTIONS["rating"]["subjective likeness"],
+    },
+    "pair": {"preference": ("Preference", "Which of the two is the better picture of this text?")},
 }
 _SIDES = {"left": "right", "right": "left"}
 _POSSIBLE: dict[Kind, Sequence[str]] = {
@@ -56,6 +70,16 @@ class Task:
         return self.first.key, self.second.key if self.second else None
 
     @property
+    def kind(self) -> Kind:
+        """Return whether one clip is rated, or two are compared."""
+        return "rating" if self.second is None else "pair"
+
+    @property
+    def questions(self) -> Questions:
+        """Return what is asked about it."""
+        return (PICTURE_QUESTIONS if self.first.is_picture else QUESTIONS)[self.kind]
+
+    @property
     def clips_in_order(self) -> list[Clip]:
         """Return the clips from left to right."""
         pair = [clip for clip in (self.first, self.second) if clip is not None]
@@ -63,7 +87,10 @@ class Task:
 
     @property
     def seconds(self) -> float:
-        """Return how long it takes to see all of it once; both of a pair play at the same time."""
+        """Return how long it takes to see all of it once; both of a pair play at the same time.
+
+        A picture takes a second.
+        """
         return max((clip.frames or 0) / float(clip.fps or 1) for clip in self.clips_in_order)
 
 
@@ -110,6 +137,13 @@ def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
             yield Task(first, second, "first" if side else "second")
 
 
+def questions_of_run(clips: Collection[Clip]) -> Mapping[Kind, Questions]:
+    """Return what is asked about the clips of a run; about videos where there are none yet."""
+    pictures = [clip.is_picture for clip in clips if clip.frames is not None]
+    tables = [PICTURE_QUESTIONS] * any(pictures) + [QUESTIONS] * (not all(pictures) or not pictures)
+    return {kind: {**tables[-1][kind], **tables[0][kind]} for kind in QUESTIONS}
+
+
 def draw(*words: str | None) -> int:
     """Return a number that is as good as random, and the same for the same words."""
     text = "\n".join(word or "" for word in words)
@@ -125,7 +159,7 @@ def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: 
     }
 
     def is_open(task: Task) -> bool:
-        return any((question, *task.keys) not in answered for question in QUESTIONS[kind])
+        return any((question, *task.keys) not in answered for question in task.questions)
 
     return [task for task in every if is_open(task)]
 
@@ -186,10 +220,10 @@ def check_questions(task: Task, answers: Mapping[str, str]) -> Kind:
     Raises:
         ValueError: for answers to questions that are not asked, or that no question has.
     """
-    kind: Kind = "rating" if task.second is None else "pair"
-    if set(answers) != set(QUESTIONS[kind]):
+    kind = task.kind
+    if set(answers) != set(task.questions):
         raise ValueError(
-            f"the questions to answer are {', '.join(QUESTIONS[kind])}, but got answers to"
+            f"the questions to answer are {', '.join(task.questions)}, but got answers to"
             f" {', '.join(answers) or 'none'}. Answer these."
         )
     possible = _POSSIBLE[kind]
@@ -229,14 +263,16 @@ def results(run: Run) -> PlainData:
 def _summarize(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainData:
     kinds = {kind: [vote for vote in votes if vote.kind == kind] for kind in QUESTIONS}
     return {
-        "rating": _summarize_ratings(kinds["rating"], clips),
+        "rating": _summarize_ratings(kinds["rating"], clips, questions_of_run(clips.values())),
         "pair": _summarize_duels(kinds["pair"], clips),
     }
 
 
-def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainData:
+def _summarize_ratings(
+    votes: Sequence[Vote], clips: Mapping[str, Clip], questions: Mapping[Kind, Questions]
+) -> PlainData:
     found: dict[str, dict[int, Any]] = {}
-    for question in QUESTIONS["rating"]:
+    for question in questions["rating"]:
         values: dict[int, list[tuple[float, int]]] = {}
         for vote in votes:
             if vote.question == question:
@@ -255,7 +291,7 @@ def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> Plai
     return {
         **_count_votes(votes),
         "means": found,
-        "agreement": _agreement(votes, QUESTIONS["rating"], "ordinal"),
+        "agreement": _agreement(votes, questions["rating"], "ordinal"),
     }
 
 

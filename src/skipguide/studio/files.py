@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+from skipguide.files import clips
 from skipguide.runs import Clip, Run
 
 MEDIA_TYPES = {
@@ -22,6 +23,7 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 KEY_PATTERN = r"[0-9a-f]{16}"
+CLIP_PATTERN = rf"{KEY_PATTERN}\.(?:mp4|png|webp)"  # the name of a clip, or one of a test
 _ENTRY = re.compile(r'<script type="module" src="/static/([\w.]+)">')
 _IMPORT = re.compile(r'^import .*"studio/([\w.]+)";', re.MULTILINE)
 _STYLE = re.compile(r'<link rel="stylesheet" href="/static/([\w.]+)">')
@@ -52,7 +54,7 @@ def _check_video(run: Run, clip: Clip) -> Path:
         raise ValueError(
             f"a clip must be done to be shown, but {clip.key} is {clip.status}. Run the sweep."
         )
-    if clip.video.suffix != ".mp4" or not _is_plain_file(clip.video, run.folder):
+    if clip.video.suffix not in clips.SUFFIXES or not _is_plain_file(clip.video, run.folder):
         raise ValueError(
             f"a video must be a plain file in the run directory, but that of {clip.key} is not."
             " Make it again."

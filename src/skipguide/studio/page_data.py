@@ -49,7 +49,7 @@ def describe(run: Run) -> PlainData:
         "raters": vote_table.rater_rows(run),
         "votes_version": run.votes_version(),
         "labels": LABELS,
-        "questions": blind_test.QUESTIONS,
+        "questions": blind_test.questions_of_run(clips),
     }
 
 
@@ -76,6 +76,7 @@ def _describe_clip(clip: Clip, written: Annotation) -> PlainData:
         **{name: getattr(clip, name) for name in same},
         "fps": fps,
         "sound": clip.video is not None and has_sound(clip.video),
+        "suffix": clip.video.suffix if clip.video else None,
         "error": error,
         "metrics": _finite_metrics(clip),
         **asdict(written),

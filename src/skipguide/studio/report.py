@@ -14,7 +14,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.studio import files, page_data
 
-_OWN_VIDEO = re.compile(rf"{files.KEY_PATTERN}\.mp4")
+_OWN_VIDEO = re.compile(files.CLIP_PATTERN)
 
 
 def write_report(run: Run, out: Path, overwrite: bool = False) -> PlainData:
@@ -35,7 +35,8 @@ def write_report(run: Run, out: Path, overwrite: bool = False) -> PlainData:
         (part / "clips").mkdir(parents=True)
         keys = [clip.key for clip in run.clips("done")]
         for key in keys:
-            shutil.copyfile(files.find_video(run, key), part / "clips" / f"{key}.mp4")
+            path = files.find_video(run, key)
+            shutil.copyfile(path, part / "clips" / f"{key}{path.suffix}")
         data = json.dumps(page_data.describe(run), ensure_ascii=False)
         (part / "index.html").write_text(
             files.render_page("index.html", inline=True, data=data), encoding="utf-8"

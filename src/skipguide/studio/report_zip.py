@@ -15,7 +15,7 @@ from pathlib import Path
 
 import skipguide
 from skipguide.files import folders, video
-from skipguide.files.places import video_without_folders
+from skipguide.files.places import clip_without_folders
 from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run, shareable, storage
@@ -67,8 +67,9 @@ def write_zip(run: Run, out: Path, overwrite: bool = False, with_names: bool = F
         folder.mkdir()
 
         def keep_video(key: str, _: str) -> bytes:
-            content = video_without_folders(files.find_video(run, key))
-            _add(packed, f"{name}/{shareable.CLIPS}/{key}.mp4", content)
+            path = files.find_video(run, key)
+            content = clip_without_folders(path)
+            _add(packed, f"{name}/{shareable.CLIPS}/{key}{path.suffix}", content)
             return content
 
         shareable.write_shareable(run.ledger, folder, keep_video, with_names)

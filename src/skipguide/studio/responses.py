@@ -11,6 +11,7 @@ from fastapi import HTTPException
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from skipguide.files import clips
 from skipguide.runs import Run
 from skipguide.studio import files
 from skipguide.studio.page_words import in_page_words
@@ -54,10 +55,21 @@ def _is_range(value: bytes) -> bool:
     )
 
 
-def video_response(folder: Path, key: str) -> FileResponse:
-    """Return the video of a clip, in ranges where they are asked for; 404 if there is none."""
+def video_response(folder: Path, name: str) -> FileResponse:
+    """Return the video or picture of a clip, in ranges where they are asked for; 404 if there is
+    none.
+
+    Args:
+        name: its key, and the suffix of its file.
+    """
+    key, _, suffix = name.partition(".")
     with Run.open(folder) as run, not_found_on_error():
-        return RangedFile(files.find_video(run, key), media_type="video/mp4")
+        path = files.find_video(run, key)
+        if path.suffix != f".{suffix}":
+            raise ValueError(
+                f"a clip must be asked for as what it is, {path.suffix}, but got .{suffix}."
+            )
+        return RangedFile(path, media_type=clips.MEDIA_TYPES[path.suffix])
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""Videos as raters get them: without the record inside, and with nothing that tells two apart.
+"""Videos and pictures as raters get them: without the record, and with nothing that tells two
+apart.
 
 A record names the settings of a clip, and equal bytes, sizes or times would tell a clip beside
 itself, an attention check, from two clips. So each name has a copy of its own, with a random number
-of bytes behind the video that players pass over. The frames are the same: who decodes them and
-compares them can still tell.
+of bytes behind the video, or in the picture, that players pass over. The frames are the same: who
+decodes them and compares them can still tell.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import av
 
-from skipguide.files import video
+from skipguide.files import picture, video
 
 _MOST_BYTES = 1 << 30  # of copies that are kept
 _SHORTEST_RECORD = 32  # bytes
@@ -48,11 +49,11 @@ class SealedVideos:
             return self._made[version]
 
     def _write(self, path: Path) -> Path:
-        content = _without_record(path) + _padding(path.stat().st_size)
+        content = _sealed(path)
         if self._around is None:
             self._around = Path(tempfile.mkdtemp(prefix="skipguide-study-"))
             weakref.finalize(self, shutil.rmtree, self._around, ignore_errors=True)
-        copy = self._around / f"{secrets.token_hex(16)}.mp4"
+        copy = self._around / f"{secrets.token_hex(16)}{path.suffix}"
         copy.write_bytes(content)
         os.utime(copy, (_MOMENT, _MOMENT))
         self._bytes += len(content)
@@ -65,6 +66,15 @@ class SealedVideos:
             oldest = self._made.pop(next(iter(self._made)))
             self._bytes -= oldest.stat().st_size
             oldest.unlink(missing_ok=True)
+
+
+def _sealed(path: Path) -> bytes:
+    size = path.stat().st_size
+    if not picture.is_picture(path):
+        return _without_record(path) + _padding(size)
+    # A picture is written anew: random letters stand where its record stood.
+    letters = secrets.token_hex(secrets.randbelow(max(size // 16, 2048)) + 1)
+    return picture.encode(picture.read(path), path.suffix, letters)
 
 
 def _without_record(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from skipguide.files import clips
 from skipguide.files.sound import has_sound
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
@@ -91,15 +92,17 @@ def add_study_routes(app: FastAPI, folder: Path, names: BlindNames, hosting: Hos
     _add_tasks(app, folder, names, hosting)
     copies = SealedVideos()
 
-    @app.get("/study/{name}.mp4")
-    def video(name: Annotated[str, InPath(pattern=f"^{files.KEY_PATTERN}$")]) -> FileResponse:
+    @app.get("/study/{name}")
+    def video(name: Annotated[str, InPath(pattern=f"^{files.CLIP_PATTERN}$")]) -> FileResponse:
+        name, _, suffix = name.partition(".")
         try:
             with Run.open(folder) as run:
                 path = _find_video(run, names, name)
-                if path is not None:
+                if path is not None and path.suffix == f".{suffix}":
                     sealed = copies.copy(name, path)
                     tag = {"ETag": f'"{sealed.stem}"'}  # else of time and size
-                    return RangedFile(sealed, media_type="video/mp4", headers=tag)
+                    kind = clips.MEDIA_TYPES[path.suffix]
+                    return RangedFile(sealed, media_type=kind, headers=tag)
         except (ValueError, OSError):
             pass  # their words have the key of the clip, which a rater is not to know
         raise HTTPException(404, "this video is not in the run any more, or cannot be read.")
@@ -173,7 +176,7 @@ def _add_tasks(app: FastAPI, folder: Path, names: BlindNames, hosting: Hosting) 
             "total": len(every) - len(still_open) + len(left),
             "left": len(left),
             "skipped": len(left) - len(fit),
-            "questions": blind_test.QUESTIONS[test.kind],
+            "questions": fit[0].questions if fit else {},
             "task": _describe_task(fit[0], prompts, names, asked.rater) if fit else None,
         }
 
@@ -305,8 +308,9 @@ def _describe_task(
     """Return a task as a rater gets it: nothing in it tells a setting, or a check."""
     videos = [
         {
-            "url": f"study/{name}.mp4", "frames": clip.frames,
-            "fps": float(clip.fps or 1), "width": clip.width, "height": clip.height,
+            "url": f"study/{name}{clip.video.suffix if clip.video else '.mp4'}",
+            "frames": clip.frames, "fps": float(clip.fps or 1),
+            "width": clip.width, "height": clip.height,
             "sound": clip.video is not None and has_sound(clip.video),
         }
         for clip, name in zip(task.clips_in_order, names.name_videos(task), strict=True)

@@ -33,13 +33,15 @@ class Test:
 
 def describe(run: Run) -> PlainData:
     """Return what a rater is told of the study before it begins; nothing of its settings."""
+    pictures = any(clip.is_picture for clip in run.clips("done"))
+    what = {"what": "picture" if pictures else "video"}
     study = run.study.current()
     if study is None:
-        return {"study": None}
+        return {"study": None, **what}
     text = None if study.consent is None else run.study.consent_text(study.consent)
     consent = None if text is None else {"sha256": study.consent, "text": text}
     total = study.tasks + len(study.checks)
-    return {"study": {"kind": study.kind, "tasks": total, "consent": consent}}
+    return {"study": {"kind": study.kind, "tasks": total, "consent": consent}, **what}
 
 
 def given(folder: Path, test: Test, rater: str) -> list[Task]:

@@ -12,6 +12,7 @@ from skipguide.files import checkpoints
 
 Tensor = torch.Tensor
 
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HEAD = 64  # channels of an attention head, in all sizes of CLIP
 RULES = (
     (r"^(text_model\.|text_projection\.|logit_scale$)", None),
@@ -37,12 +38,21 @@ class ImageEncoder(nn.Module):
             num_attention_heads=width // HEAD, patch_size=patch, image_size=size,
             projection_dim=outputs,
         )  # fmt: skip
+        self.size = size
         self.vision = CLIPVisionModelWithProjection(config)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Embed normalized images `(B, 3, size, size)`: `(B, outputs)`, of any length."""
         return self.vision(pixel_values=images).image_embeds
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Normalise images `(B, 3, H, W)` in [0, 255] as CLIP sees them."""
+    mean, deviation = (
+        torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, DEVIATION)
+    )
+    return (images / 255 - mean) / deviation
 
 
 def load(path: Path) -> ImageEncoder:

@@ -1,4 +1,4 @@
-"""A video as a small GIF, for trackers that show pictures only."""
+"""A video or picture as a small GIF, for trackers that show pictures only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from skipguide.files import video
+from skipguide.files import clips
 
 LARGEST, MOST_FRAMES = 256, 64  # pixels of the longer side; frames
 
@@ -29,14 +29,14 @@ def make_gif(path: Path) -> Gif:
     Raises:
         ValueError: if the video cannot be read.
     """
-    frames, fps = video.read(path)
+    frames, fps = clips.read(path)
     count = min(len(frames), MOST_FRAMES)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
     height, width = chosen.shape[1:3]
     scale = min(1.0, LARGEST / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BOX) for frame in chosen]
-    ends = np.linspace(0, 100 * len(frames) / float(fps), count + 1).round()  # hundredths
+    ends = np.linspace(0, 100 * len(frames) / float(fps or 1), count + 1).round()  # hundredths
     durations = [10 * max(2, int(delay)) for delay in np.diff(ends)]  # browsers slow down at 1
     out = io.BytesIO()
     pictures[0].save(

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from skipguide.files.clips import is_picture
 from skipguide.method.protocols import PlainData
 from skipguide.runs.tracking.subject import Subject, TrackedClip, TrackedSetting, table
 
@@ -182,7 +183,10 @@ def _payload(clip: TrackedClip, new: list[str], is_new: bool) -> PlainData:
     caption = f"{clip.prompt}, seed {clip.seed}"
     payload = {"clip": clip.step, **numbers}
     if is_new:
-        payload["video"] = _package().Video(str(clip.video), caption=caption, format="mp4")
+        if is_picture(clip.video):
+            payload["picture"] = _package().Image(str(clip.video), caption=caption)
+        else:
+            payload["video"] = _package().Video(str(clip.video), caption=caption, format="mp4")
     return payload
 
 

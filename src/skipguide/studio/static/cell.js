@@ -4,9 +4,9 @@ import { isOutside, mark, noteOf } from "studio/annotations.js";
 import { button, el, short } from "studio/dom.js";
 import { speaker } from "studio/hearing.js";
 import { Player } from "studio/player.js";
-import { ask, clipUrl, isReport } from "studio/source.js";
+import { ask, isReport, playable } from "studio/source.js";
 import { setSlot, state } from "studio/state.js";
-import { facts, parameterRows, summary } from "studio/words.js";
+import { facts, nounOf, parameterRows, summary } from "studio/words.js";
 
 export class Cell {
   constructor(run, transport, loader) {
@@ -67,8 +67,7 @@ export class Cell {
     }
     this.#say("");
     this.transport.add(this.player);
-    const { frames, fps, sound } = this.clip;
-    this.player.load({ url: clipUrl(this.clip), frames, fps, sound }, this.transport.frame);
+    this.player.load(playable(this.clip), this.transport.frame);
   }
 
   /** There are as many videos as a browser can play. */
@@ -93,7 +92,7 @@ export class Cell {
     if (clip !== this.clip || !this.player.failed) return;
     const again = () => { this.player.unload(); this.load(); };
     const told = isAway ? ["The studio does not answer."]
-      : ["The video cannot be played.", el("span", { class: "why" }, why, adviceOn(why))];
+      : [`The ${nounOf(clip)} cannot be shown.`, el("span", { class: "why" }, why, adviceOn(why, clip))];
     this.#say(...told, button("Try again", again));
   }
 
@@ -134,9 +133,9 @@ export class Cell {
 
 const H264 = 'video/mp4; codecs="avc1.42E01E"';
 
-/** What to do about a video that a browser does not play. */
-function adviceOn(why) {
-  if (!document.createElement("video").canPlayType(H264)) {
+/** What to do about a clip that a browser does not show. */
+function adviceOn(why, clip) {
+  if (clip.fps !== null && !document.createElement("video").canPlayType(H264)) {
     return " This browser has no H.264: use Chrome, Edge, Firefox or Safari.";
   }
   if (isReport) return " Is the folder “clips” beside this page? Keep them together.";

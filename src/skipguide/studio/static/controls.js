@@ -4,12 +4,12 @@ import { button, choice, el } from "studio/dom.js";
 import { hearNext } from "studio/hearing.js";
 import { MODES, state, update } from "studio/state.js";
 import { SPEEDS } from "studio/transport.js";
-import { resetZoom, zoomBy } from "studio/zoom.js";
+import { fullSize, resetZoom, zoomBy } from "studio/zoom.js";
 
 /** Fill the bar, and keep it up to date with the clock. */
 export function controls(root, transport) {
   const play = button("Play", () => transport.toggle(), { key: "space", id: "play" });
-  const loop = button("Loop", () => transport.set({ loop: !transport.loop }), { key: "l", pressed: true });
+  const loop = button("Loop", () => transport.set({ loop: !transport.loop }), { key: "l", pressed: true, id: "loop" });
   const sound = button("Sound", () => hearNext(transport), {
     key: "h", pressed: false, hidden: true, id: "sound", title: "Hear the first video, the next one, none",
   });
@@ -25,15 +25,16 @@ export function controls(root, transport) {
   const numbers = button("Numbers", () => update({ details: !state.details }), { key: "i", pressed: false });
   root.replaceChildren(
     play,
-    button("‹", () => transport.step(-1), { title: "One frame back (←)", "aria-label": "One frame back" }),
-    button("›", () => transport.step(1), { title: "One frame on (→)", "aria-label": "One frame on" }),
+    button("‹", () => transport.step(-1), { class: "step", title: "One frame back (←)", "aria-label": "One frame back" }),
+    button("›", () => transport.step(1), { class: "step", title: "One frame on (→)", "aria-label": "One frame on" }),
     scrub, place, drift,
     el("span", { class: "more" }, speed, loop, sound,
       el("span", { class: "group", role: "group", "aria-label": "Way to compare" }, modes),
       numbers,
       el("span", { class: "group", role: "group", "aria-label": "Zoom" },
         button("−", () => zoomBy(0.5), { title: "Smaller (-)", "aria-label": "Smaller" }),
-        button("1:1", resetZoom, { title: "All of it (0)" }),
+        button("All", resetZoom, { title: "All of it (0)" }),
+        button("1:1", fullSize, { title: "Full size: a pixel of it is one of the screen (f)" }),
         button("+", () => zoomBy(2), { title: "Larger (+)", "aria-label": "Larger" }))),
   );
   const speeds = speed.querySelector("select");
@@ -41,6 +42,7 @@ export function controls(root, transport) {
     const { frame, frames } = transport; // the second looks at all players
     play.firstChild.data = transport.playing ? "Pause" : "Play";
     loop.setAttribute("aria-pressed", String(transport.loop));
+    document.body.classList.toggle("stills", transport.isStill);
     sound.hidden = ![...transport.players].some((player) => player.clip?.sound);
     sound.setAttribute("aria-pressed", String(transport.heard !== null));
     scrub.max = frames - 1;

@@ -5,7 +5,7 @@ import { hearNext } from "studio/hearing.js";
 import { exchange } from "studio/pair.js";
 import { keyOf, slotsOf, state, toggleSetting, update, viewsOf } from "studio/state.js";
 import { nextTheme } from "studio/theme.js";
-import { panBy, resetZoom, zoomBy } from "studio/zoom.js";
+import { fullSize, panBy, resetZoom, zoomBy } from "studio/zoom.js";
 
 const PAN = 0.1;
 // Where no clips play, these scroll the page.
@@ -47,6 +47,7 @@ function table({ run, transport, pair }) {
     [["+", "="], "Larger", () => zoomBy(2)],
     [["-"], "Smaller", () => zoomBy(0.5)],
     [["0"], "All of the picture", resetZoom],
+    [["f"], "Full size: a pixel of the picture is one of the screen", fullSize],
     [["Shift+ArrowLeft"], "Move the picture, or the line of a wipe", pan(PAN, 0)],
     [["Shift+ArrowRight"], "", pan(-PAN, 0)],
     [["Shift+ArrowUp"], "", pan(0, PAN)],
@@ -89,7 +90,7 @@ export function listenToKeys(parts) {
   const help = document.getElementById("help");
   help.replaceChildren(
     el("h2", {}, "Keys"), el("table", {}, rows),
-    el("p", { class: "quiet" }, "Ctrl and the wheel, or a double click: larger at that place. Ctrl-click on a prompt or a seed: one more."),
+    el("p", { class: "quiet" }, "Ctrl and the wheel (over pictures of one row the wheel alone), or a double click: larger at that place. Drag to move. Ctrl-click on a prompt or a seed: one more."),
     button("Close", () => help.close(), { key: "Esc" }),
   );
 }

@@ -4,7 +4,7 @@ import { measureClamped } from "studio/clamp.js";
 import { button, choice, el, followPointer } from "studio/dom.js";
 import { speaker } from "studio/hearing.js";
 import { Player } from "studio/player.js";
-import { clipUrl } from "studio/source.js";
+import { playable } from "studio/source.js";
 import { rows, state, update } from "studio/state.js";
 import { promptLine, summary } from "studio/words.js";
 
@@ -41,7 +41,7 @@ export class Pair {
         const player = this.players[i];
         this.transport.add(player);
         player.onframe = () => { this.stage.dataset.frames = this.players.map((one) => one.frame).join(","); };
-        player.load({ url: clipUrl(clip), frames: clip.frames, fps: clip.fps, sound: clip.sound }, this.transport.frame);
+        player.load(playable(clip), this.transport.frame);
       });
       this.stage.style.setProperty("--ratio", clips[0].width / clips[0].height);
     }

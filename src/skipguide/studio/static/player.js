@@ -1,7 +1,8 @@
-// One video on the page: loads it, goes to a frame, follows a clock, and knows which frame is on
+// One video or picture on the page: loads it, goes to a frame, follows a clock, and knows which frame is on
 // the screen. A video that comes while the clock runs is shown when it is in step, not before.
 
 import { Chase } from "studio/chase.js";
+import { isStill, still } from "studio/still.js";
 
 const FURTHEST = 3; // frames off before it jumps instead of running faster or slower
 const PATIENCE = 400; // milliseconds between two jumps
@@ -36,7 +37,7 @@ export class Player {
     this.shown = new Set();
     this.failed = false;
     if (this.next) free(this.next);
-    const video = document.createElement("video");
+    const video = isStill(clip.url) ? still() : document.createElement("video");
     Object.assign(video, {
       muted: true, playsInline: true, preload: "auto", disablePictureInPicture: true,
     });

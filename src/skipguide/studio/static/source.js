@@ -35,8 +35,13 @@ function placeOf({ prompt, seed, setting }) {
 }
 
 /** The same address in both: a folder beside the page, or a path of the server. */
-export function clipUrl(clip) {
-  return `clips/${clip.key}.mp4`;
+function clipUrl(clip) {
+  return `clips/${clip.key}${clip.suffix}`;
+}
+
+/** A clip as a player takes it; a picture is one frame of a second. */
+export function playable(clip) {
+  return { url: clipUrl(clip), frames: clip.frames, fps: clip.fps ?? 1, sound: clip.sound };
 }
 
 const PATIENCE = 20, PATIENCE_RUN = 120; // seconds; the whole of a large run takes some

@@ -1,4 +1,4 @@
-// One task on the screen: its videos, large as they can be, and under the thumb what to answer.
+// One task on the screen: its videos or pictures, large as they can be, and under the thumb what to answer.
 
 import { Answers } from "studio/answers.js";
 import { button, el } from "studio/dom.js";
@@ -6,11 +6,15 @@ import { hearNext, speaker } from "studio/hearing.js";
 import { Player } from "studio/player.js";
 import { away, isBack, pause } from "studio/reach.js";
 import { ask } from "studio/source.js";
+import { isStill } from "studio/still.js";
 import { Transport } from "studio/transport.js";
+import { fullSize, panBy, resetZoom, zoomable, zoomBy } from "studio/zoom.js";
 
 const ENOUGH = 0.9; // of the frames of each video, before an answer can be given
 const GAP = 8; // pixels between two videos, as in the style sheet
 const NAMES = ["A", "B"];
+const LOOK = 1000; // milliseconds that pictures are looked at, before an answer can be given
+const PAN = 0.1; // of a picture, per key
 const PATIENCE = 4000; // milliseconds, until a browser that loads nothing is offered a click
 let isHearing = false; // whether this rater wants sound, in the tasks to come too
 const tries = new Map(); // of videos that did not play; a browser keeps what it has of an address
@@ -20,6 +24,8 @@ export class TaskView {
   constructor(root, found, task, tell) {
     Object.assign(this, { root, found, task, tell, since: null });
     this.isPair = task.videos.length === 2;
+    this.isStill = task.videos.every(({ url }) => isStill(url));
+    this.noun = this.isStill ? "picture" : "video";
     this.isOpen = tell.seen.has(task.id);
     this.isWaiting = false;
     this.transport = new Transport();
@@ -31,6 +37,8 @@ export class TaskView {
     this.#build();
     this.watcher = new ResizeObserver(() => this.#fit());
     this.watcher.observe(this.stage);
+    resetZoom();
+    zoomable(this.stage);
     this.#gate();
     root.querySelector("h1").focus({ preventScroll: true }); // who listens hears the next prompt
     this.patience = setTimeout(() => this.#offerStart(!this.#isThere), PATIENCE);
@@ -40,6 +48,8 @@ export class TaskView {
   close() {
     this.watcher.disconnect();
     clearTimeout(this.patience);
+    clearTimeout(this.look);
+    resetZoom();
     this.transport.playing = false;
     for (const { player } of this.screens) {
       this.transport.remove(player);
@@ -55,6 +65,7 @@ export class TaskView {
 
   /** What a key does here; nothing that a button could not do now. */
   doingOf({ key, shiftKey }) {
+    if (this.isStill) return doingOnPictures(key, shiftKey) ?? this.answers.doingOf(key);
     const steps = { ArrowLeft: -1, ArrowRight: 1 };
     if (shiftKey && key in steps) return () => this.transport.step(steps[key]);
     if (key === "h" && this.hasSound) return () => this.#hearNext();
@@ -87,8 +98,8 @@ export class TaskView {
         button(this.tell.name, this.tell.leave, { class: "who", title: "Vote as somebody else" })),
       el("h1", { class: "prompt", tabindex: -1 }, this.task.prompt),
       this.stage,
-      el("div", { class: "playback" }, this.toggle,
-        step("‹", -1, "One frame back", "Shift ←"), step("›", 1, "One frame on", "Shift →"),
+      el("div", { class: "playback" }, this.isStill ? zooms() : [this.toggle,
+        step("‹", -1, "One frame back", "Shift ←"), step("›", 1, "One frame on", "Shift →")],
         this.told, this.place,
         this.tell.back ? button("Back", this.tell.back, back) : null),
       this.answers.root);
@@ -101,7 +112,7 @@ export class TaskView {
     const hear = (isHeard) => this.#hear(isHeard ? player : null);
     const ear = video.sound ? speaker(player, label ? `video ${label}` : "the video", hear) : null;
     const seen = el("progress", {
-      class: "seen", max: 1, value: 0, "aria-label": `Played of video ${label}`,
+      class: "seen", max: 1, value: 0, hidden: this.isStill, "aria-label": `Played of video ${label}`,
     });
     const letter = label ? el("b", { class: "letter" }, label) : null;
     const frame = el("div", { class: "screen" }, pan, note, letter, ear, seen);
@@ -159,7 +170,7 @@ export class TaskView {
   #changed() {
     const { playing, frame, frames } = this.transport;
     this.toggle.firstChild.data = playing ? "Pause" : "Play";
-    this.place.textContent = this.#isThere ? `${frame + 1} / ${frames}` : "";
+    this.place.textContent = this.#isThere && !this.isStill ? `${frame + 1} / ${frames}` : "";
     if (this.#isThere && playing) this.#offerStart(false);
   }
 
@@ -182,6 +193,11 @@ export class TaskView {
     seen.value = Math.min(player.share / ENOUGH, 1);
     if (this.screens.every((screen) => screen.player.joined)) this.since ??= performance.now();
     if (this.isOpen || this.screens.some((screen) => screen.player.share < ENOUGH)) return;
+    if (this.isStill) this.look = setTimeout(() => this.#admit(), LOOK);
+    else this.#admit();
+  }
+
+  #admit() {
     this.isOpen = true;
     this.tell.seen.add(this.task.id);
     this.#gate();
@@ -229,14 +245,14 @@ export class TaskView {
 
   #tellFailed(screen, video, reason) {
     screen.note.hidden = false;
-    screen.note.textContent = `The video cannot be played. ${reason}`;
+    screen.note.textContent = `The ${this.noun} cannot be shown. ${reason}`;
     screen.again = () => this.#reload(screen, video);
     const again = () => {
       this.answers.ask();
       for (const { player, again: load } of this.screens) if (player.failed) load?.();
     };
-    const name = screen.label ? `Video ${screen.label}` : "The video";
-    this.answers.tell(`${name} cannot be played, so there is nothing to judge here.`,
+    const name = `The ${this.noun}${screen.label ? ` ${screen.label}` : ""}`;
+    this.answers.tell(`${name} cannot be shown, so there is nothing to judge here.`,
       button("Try again", again, { id: "again" }),
       button("Leave it out", this.tell.skip, { class: "action", id: "skip" }));
     return undefined;
@@ -244,12 +260,16 @@ export class TaskView {
 
   // --- what is asked ----------------------------------------------------------------------------
 
-  /** Answers are open when both videos were on the screen to their ends, and none is on its way. */
+  /**
+   * Answers are open when both videos were on the screen to their ends, or both pictures for a
+   * moment, and none is on its way.
+   */
   #gate() {
     const isBroken = this.screens.some(({ player }) => player.failed);
     const isOpen = this.isOpen && !this.isWaiting && !isBroken;
     this.answers.open(isOpen);
-    const first = this.isPair ? "Watch both to the end first." : "Watch it to the end first.";
+    const what = this.isPair ? "both" : "it";
+    const first = this.isStill ? `Look at ${what} first.` : `Watch ${what} to the end first.`;
     const words = isOpen || isBroken ? "" : first;
     this.told.textContent = this.isWaiting ? "Saving …" : words;
     this.place.hidden = !isOpen;
@@ -259,6 +279,25 @@ export class TaskView {
     const seconds = Math.min((performance.now() - (this.since ?? performance.now())) / 1000, 86400);
     this.tell.send(answers, seconds);
   }
+}
+
+/** What a key does on pictures that are compared; nothing for other keys. */
+function doingOnPictures(key, shiftKey) {
+  const moves = { ArrowLeft: [PAN, 0], ArrowRight: [-PAN, 0], ArrowUp: [0, PAN], ArrowDown: [0, -PAN] };
+  if (shiftKey && key in moves) return () => panBy(...moves[key]);
+  const others = {
+    "+": () => zoomBy(2), "=": () => zoomBy(2), "-": () => zoomBy(0.5), 0: resetZoom, f: fullSize,
+  };
+  return others[key] ?? null;
+}
+
+function zooms() {
+  return [
+    button("−", () => zoomBy(0.5), { title: "Smaller (-)", "aria-label": "Smaller" }),
+    button("All", resetZoom, { title: "All of it (0), or a double click" }),
+    button("1:1", fullSize, { title: "Full size: a pixel of it is one of the screen (f)" }),
+    button("+", () => zoomBy(2), { title: "Larger (+), or the wheel", "aria-label": "Larger" }),
+  ];
 }
 
 function addressed(video) {

@@ -27,6 +27,12 @@ export class Transport {
     return Math.max(1, ...[...this.players].map((player) => player.clip?.frames ?? 1));
   }
 
+  /** Whether all that is on the page stands still, as pictures do. */
+  get isStill() {
+    const clips = [...this.players].map((player) => player.clip).filter(Boolean);
+    return clips.length > 0 && clips.every(({ frames }) => frames === 1);
+  }
+
   get fps() {
     for (const player of this.players) if (player.clip) return player.clip.fps;
     return 24;
@@ -55,7 +61,7 @@ export class Transport {
   }
 
   play() {
-    if (this.playing) return;
+    if (this.playing || this.isStill) return;
     if (this.frame >= this.frames - 1) this.seek(0);
     this.playing = true;
     this.before = performance.now();

@@ -21,7 +21,7 @@ const isWhole = ["pair", "rating"].includes(said.get("kind")) && test.settings.l
 const KEPT = "Your answer is kept here, and sent when it is back.";
 const skipped = new Set(); // tasks whose videos do not play here
 const seen = new Set(); // tasks whose videos were played once
-let about = { study: null, needs_codes: false }; // what the server says of the test
+let about = { study: null, needs_codes: false, what: "video" }; // what the server says of the test
 let isPair = test.kind === "pair";
 let rater = null, run = "", view = null, before = null, busy = false;
 
@@ -33,7 +33,7 @@ guarded(open);
 async function open() {
   about = await insist("GET", "/api/study");
   if (!isWhole && about.study) isPair = about.study.kind === "pair";
-  document.title = isPair ? "Which video is better?" : "How good is this video?";
+  document.title = isPair ? `Which ${about.what} is better?` : `How good is this ${about.what}?`;
   if (!isWhole && !about.study) return broken("It does not say which videos the test is of.");
   const consent = about.study?.consent;
   return consent && !hasAgreed(consent.sha256) ? askConsent(consent) : enter();
@@ -86,8 +86,8 @@ function welcome(asked = "") {
   root.replaceChildren(el("form", { class: "panel welcome", on: { submit: start } },
     el("h1", {}, document.title),
     el("p", {}, isPair
-      ? "You see two videos of one text at a time, A and B, and say which is better."
-      : "You see one video at a time, and answer five questions on it."),
+      ? `You see two ${about.what}s of one text at a time, A and B, and say which is better.`
+      : `You see one ${about.what} at a time, and answer some questions on it.`),
     about.study ? el("p", {}, `There are ${about.study.tasks} of them.`) : null,
     el("p", { class: "quiet" }, "You can close the page at any time, and go on later."),
     known.length ? el("div", { class: "known" }, again) : null,
@@ -208,7 +208,7 @@ function finished({ total, left, skipped: passed }) {
   hush();
   const again = () => { skipped.clear(); if (!busy) guarded(next); };
   const were = passed === 1 ? "was" : "were";
-  const open = `${passed} of them ${were} left out, because a video did not play.`;
+  const open = `${passed} of them ${were} left out, because one did not play.`;
   root.replaceChildren(el("section", { class: "panel welcome", id: "finished" },
     el("h1", { tabindex: -1 }, "That was all. Thank you!"),
     el("p", {}, `${total - left} of ${total} answered.`),

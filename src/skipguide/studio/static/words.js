@@ -86,3 +86,8 @@ export function whole(share) {
 function interval({ low, high }, said) {
   return low == null || high == null ? "" : ` (${said(low)} to ${said(high)})`;
 }
+
+/** What a clip is, in a word: a picture has no frames per second. */
+export function nounOf(clip) {
+  return clip?.fps === null && clip.status === "done" ? "picture" : "video";
+}

@@ -1,4 +1,4 @@
-// One zoom and one place for all videos: three variables of the style sheet.
+// One zoom and one place for all videos and pictures: three variables of the style sheet.
 
 import { followPointer } from "studio/dom.js";
 
@@ -12,6 +12,16 @@ export function zoomBy(factor, at = { x: 0.5, y: 0.5 }) {
   view.y = at.y - (at.y - view.y) * kept;
   view.scale = scale;
   apply();
+}
+
+/** So large that a pixel of the first clip in the window is one of the screen; all of it if that is larger. */
+export function fullSize() {
+  for (const shown of document.querySelectorAll(".screen .pan :is(img, video)")) {
+    const { width } = shown.closest(".screen").getBoundingClientRect();
+    const pixels = shown.naturalWidth ?? shown.videoWidth;
+    if (pixels && width) return zoomBy(pixels / (width * devicePixelRatio) / view.scale);
+  }
+  return undefined;
 }
 
 export function panBy(x, y) {
@@ -36,11 +46,14 @@ function apply() {
   classList.toggle("zoomed", view.scale > 1);
 }
 
-/** Let a person zoom with Ctrl and the wheel or a double click, and drag, on the videos within an element. */
+/**
+ * Let a person zoom with Ctrl and the wheel or a double click, and drag, on the videos within an
+ * element; on pictures with the wheel alone, where it has no rows to scroll.
+ */
 export function zoomable(root) {
   root.addEventListener("wheel", (event) => {
     const screen = event.target.closest(".screen");
-    if (!screen || !(event.ctrlKey || event.metaKey)) return;
+    if (!screen || !(event.ctrlKey || event.metaKey || isFree(screen))) return;
     event.preventDefault();
     zoomBy(Math.exp(-event.deltaY / 300), placeIn(screen, event));
   }, { passive: false });
@@ -51,6 +64,10 @@ export function zoomable(root) {
     else zoomBy(4, placeIn(screen, event));
   });
   root.addEventListener("pointerdown", (event) => drag(event));
+}
+
+function isFree(screen) {
+  return screen.querySelector("img") !== null && !screen.closest(".rows");
 }
 
 function placeIn(screen, event) {

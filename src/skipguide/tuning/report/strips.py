@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from skipguide.files import video
+from skipguide.files import clips as clip_files
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Clip, Run
 from skipguide.tuning.answer.verdicts import NOT_MEASURED
@@ -92,7 +92,7 @@ def _strip(clip: Clip, said: str) -> Markup:
     """Return frames of a clip beside each other as one picture; words where it cannot be read."""
     try:
         assert clip.video is not None
-        frames, _ = video.read(clip.video)
+        frames, _ = clip_files.read(clip.video)
     except (ValueError, OSError) as error:
         return el("p", f"The video cannot be read: {error}")
     places = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
