@@ -446,7 +446,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        (["fad"], r"a metric must be one of fvd, .* but got 'fad'"),
+        (["fed"], r"a metric must be one of fvd, .* but got 'fed'"),
         (
             ["fvd:c3d"],
             r"the features of fvd must be i3d or videomae or vjepa2 or judge or open-judge, but got"

@@ -22,7 +22,7 @@ from skipguide.files import clips
 from skipguide.metrics import alignment, evaluate
 from skipguide.metrics.catalog import METRICS
 from skipguide.metrics.networks import clip_picture, clip_text, inception_v3
-from skipguide.metrics.selection import Options
+from skipguide.metrics.selection import Options, parse_metric
 from support.drawn import plan_of, swept
 from support.references import pictures_upstream as upstream
 
@@ -228,6 +228,11 @@ def test_what_has_several_frames_is_refused_for_pictures_and_the_other_way(weigh
                                                    "vendi:inception"}  # fmt: skip
     why = {one.metric: one.reason for one in result.not_run}
     assert why["dynamic_degree"] == "They need several frames, and a picture has one."
+
+
+def test_a_picture_has_no_sound() -> None:
+    with pytest.raises(ValueError, match=r"fad measures the sound of videos, and a picture has n"):
+        parse_metric("fad:vggish", kind="image")
 
 
 def test_every_metric_measures_something() -> None:

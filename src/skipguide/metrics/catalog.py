@@ -260,7 +260,7 @@ def _sound_metric(
     return Metric(
         name, "video", what, source, range, "higher", weights=weights, fewest_frames=fewest_frames,
         module=network and f"skipguide.metrics.networks.{network}", uses_rate=uses_rate,
-        sound=True, on_request=True,
+        sound=True, on_request=True, of=("video",),
     )  # fmt: skip
 
 
@@ -362,7 +362,7 @@ _ROWS = (
     Metric(
         "fad", "set", "Frechet distance between the features of the sounds", "arXiv:1812.08466",
         (0, None), "lower", extractor="vggish", reference=True, fewest_videos=2,
-        enough_videos=256, sound=True, on_request=True,
+        enough_videos=256, sound=True, on_request=True, of=("video",),
     ),
     _sound_metric(
         "av_align", "onsets of the sound that come with a peak of motion, over all of both",

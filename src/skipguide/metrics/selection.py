@@ -124,6 +124,8 @@ def parse_metric(text: str, features: str = "", kind: Kind = "video") -> MetricR
 def why_not(metric: str) -> str:
     """Say why a metric does not measure pictures, or videos, and what does."""
     row = METRICS[metric]
+    if row.sound:
+        return "measures the sound of videos, and a picture has none."
     if "image" not in row.of:
         fewest = row.fewest_frames if row.kind == "video" else EXTRACTORS[row.extractor].fewest
         others = ", ".join(name for name, one in METRICS.items() if "image" in one.of)
