@@ -50,8 +50,8 @@ REFUSED_PIPELINES: dict[str, str] = {
         " a weak pass would overwrite"
     ),
     **_for_all(
-        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of one"
-        " half has not",
+        "its ControlNet adds to tokens that are padded for the whole batch of CFG, as those of a"
+        " pass of one half are not",
         ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
     ),
     "ZImageOmniPipeline": (
