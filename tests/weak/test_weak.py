@@ -55,6 +55,9 @@ VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
     "AnimateDiffPipeline": ((3, 8, 16), "", {"height": 16, "width": 32}),
     "SanaVideoPipeline": ((2, 2, 2), "", {}),
     "CogView4Pipeline": ((1, 4, 8), "before", {"height": 16, "width": 32}),
+    "StableDiffusion3Pipeline": ((1, 4, 8), "after", {"height": 16, "width": 32}),
+    "FluxPipeline": ((1, 4, 4), "before", {}),
+    "QwenImagePipeline": ((1, 4, 4), "before", {}),
 }
 FACTORIZED = (
     "LattePipeline", "OpenSoraPipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline"
@@ -152,10 +155,11 @@ def weakened(name: str, skip: str, strength: float | None) -> Callable[..., nn.M
         model: nn.Module, layers: Sequence[str], _: str, attentions: Sequence[str]
     ) -> nn.Module:
         weak = copy.deepcopy(model)
+        there = dict(weak.named_modules())
         for path in [f"{layer}.{attention}" for layer in layers for attention in attentions]:
-            put_aside(
-                weak.get_submodule(path), functools.partial(BY_HAND[skip], strength), name, path
-            )
+            if path in there:
+                change = functools.partial(BY_HAND[skip], strength)
+                put_aside(there[path], change, name, path)
         return weak
 
     return made
@@ -206,7 +210,7 @@ def both(name: str, term: STG, monkeypatch: pytest.MonkeyPatch, weak: Any) -> No
 # --- attention ------------------------------------------------------------------------------------
 
 UNET = {"StableVideoDiffusionPipeline": ["mid:0", "up:2"], "AnimateDiffPipeline": ["up:1", "up:2"]}
-DUAL = {"HunyuanVideoPipeline": ["dual:1", "single:0"]}
+DUAL = {name: ["dual:1", "single:0"] for name in ("HunyuanVideoPipeline", "FluxPipeline")}
 SEEN = {
     "soft": [
         "MochiPipeline",
@@ -216,7 +220,7 @@ SEEN = {
         *UNET,
     ],
     "blur": [*JOINT, "LattePipeline", "OpenSoraPipeline", *UNET],
-    "frames": [name for name in JOINT if name != "CogView4Pipeline"],
+    "frames": [name for name in JOINT if VIDEOS[name][0][0] > 1],
 }
 
 

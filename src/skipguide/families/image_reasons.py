@@ -45,13 +45,9 @@ REFUSED_PIPELINES: dict[str, str] = {
         "its transformer keeps keys and values of the text and of pictures from step to step, which"
         " a weak pass would overwrite"
     ),
-    "OmniGenPipeline": (
-        "its transformer keeps keys and values of the text and of pictures from step to step, which"
-        " a weak pass would overwrite"
-    ),
     **_for_all(
-        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of one"
-        " half has not",
+        "its ControlNet adds to tokens that are padded for the whole batch of CFG, as those of a"
+        " pass of one half are not",
         ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
     ),
     "ZImageOmniPipeline": (
@@ -72,7 +68,8 @@ REFUSED_PIPELINES: dict[str, str] = {
             "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline", "KandinskyV22Pipeline",
             "Krea2Pipeline", "LDMSuperResolutionPipeline", "LDMTextToImagePipeline",
             "LongCatImageEditPipeline", "LongCatImagePipeline", "NucleusMoEImagePipeline",
-            "OvisImagePipeline", "PRXPipeline", "PRXPixelPipeline", "QwenImageLayeredPipeline",
+            "OmniGenPipeline", "OvisImagePipeline", "PRXPipeline", "PRXPixelPipeline",
+            "QwenImageLayeredPipeline",
             "StableCascadeDecoderPipeline", "StableDiffusion3PAGImg2ImgPipeline",
             "StableDiffusion3PAGPipeline", "VisualClozeGenerationPipeline",
         ),
