@@ -69,9 +69,9 @@ class NegativeText:
                 self.block_patches.append((*site.entry, proxy))
             elif is_guided:
                 owner, _, name = text.path.rpartition(".")
-                parent = site.block.get_submodule(owner)
+                parent = site.text_block.get_submodule(owner)
                 real = patching.get_child(parent, name)
-                proxy = CrossAttention(real, self, site.block, text)
+                proxy = CrossAttention(real, self, site.text_block, text)
                 self.attention_patches.append((parent, name, proxy))
 
     def _names_of_inputs(self) -> list[str]:
