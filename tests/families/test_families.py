@@ -18,7 +18,8 @@ from packaging.version import Version
 
 from skipguide import SLG, STG, guide
 from skipguide.families.lookup import call_convention_of, family_of
-from skipguide.families.rows import COMPARED_WITH, FAMILIES, REFUSED_PIPELINES, Stack
+from skipguide.families.rows import COMPARED_WITH, FAMILIES, REFUSED_PIPELINES
+from skipguide.families.schema import Stack
 from support import oracle
 from support.tiny import tiny
 from support.tiny.base import Tiny

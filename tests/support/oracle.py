@@ -157,9 +157,17 @@ def thrown_away(block: nn.Module) -> None:
 
     def give_back(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         inputs = [*args, *kwargs.values()]
-        return tuple(inputs[: len(output)]) if isinstance(output, tuple) else inputs[0]
+        if not isinstance(output, tuple):
+            return inputs[0]
+        left = inputs[: len(output)]  # SD3 and Flux return the text first, which their shapes tell
+        return tuple(one if one is None else take_alike(one, left) for one in output)
 
     block.register_forward_hook(give_back, with_kwargs=True)
+
+
+def take_alike(wanted: Tensor, left: list[Tensor]) -> Tensor:
+    """The first tensor with the shape of another, which is taken out of the list."""
+    return left.pop(next(i for i, one in enumerate(left) if one.shape == wanted.shape))
 
 
 def masked(attention: nn.Module, sees_both: bool = False) -> None:
@@ -214,8 +222,10 @@ def weakened(
         block = weak.get_submodule(layer)
         if skip == "residual":
             thrown_away(block)
+        there = dict(block.named_modules())
         for name in attentions if skip == "attention" else ():
-            masked(block.get_submodule(name), sees_both=name == "attn2")
+            if name in there:
+                masked(there[name], sees_both=name == "attn2")
     return weak
 
 

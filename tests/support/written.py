@@ -62,7 +62,7 @@ def attentions_of(small: Tiny) -> list[str]:
     paths = {
         path for path, _ in oracle.models(small)[0].get_submodule(f"{first.path}.0").named_modules()
     }
-    return [name for name in SELF_ATTENTIONS if name in paths]
+    return [name for name in (*SELF_ATTENTIONS, *small.attentions) if name in paths]
 
 
 def has_attention(small: Tiny, layer: str) -> bool:

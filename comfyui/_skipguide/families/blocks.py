@@ -318,7 +318,9 @@ class LayerSite:
             paths = dict.fromkeys(names, values)
         for path, values in paths.items():
             owner, _, name = path.rpartition(".")
-            yield (self.block.get_submodule(owner), name), values
+            parent = self.block.get_submodule(owner)
+            if parent._modules.get(name) is not None:  # SD3.5's second is in some blocks only
+                yield (parent, name), values
 
     def audio_attentions(self) -> set[schema.Entry]:
         """Return the self-attentions that see sound instead of a video."""

@@ -41,10 +41,16 @@ def _family_lines(rows: list[PlainData]) -> Iterator[Line]:
     from skipguide.families.tables import describe_stacks
 
     cells = [
-        (row["title"], describe_stacks(row), ", ".join([*row["skips"], *row["axes"]]), row["cfg"])
+        (
+            row["title"],
+            row["makes"],
+            describe_stacks(row),
+            ", ".join([*row["skips"], *row["axes"]]),
+            row["cfg"],
+        )
         for row in rows
     ]
-    heading, *lines = align_columns([("family", "layers", "skips, axes", "CFG"), *cells])
+    heading, *lines = align_columns([("family", "makes", "layers", "skips, axes", "CFG"), *cells])
     yield "bold", heading
     for row, line in zip(rows, lines, strict=True):
         yield "", line

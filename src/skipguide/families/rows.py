@@ -1,133 +1,50 @@
 """One row of data for each family of models: where its blocks are, what flows through them, how
 its pipelines call CFG.
 
-`schema.py` says what the fields mean. To support another model, add a row to FAMILIES and an
-example to `families/examples` (docs/add-a-family.md)."""
+`schema.py` says what the fields mean. To support another model, add a row and an example to
+`families/examples` (docs/add-a-family.md). Models that make videos are here, those that make images
+in `image_rows.py`; FAMILIES has all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from skipguide.families import identity_attention, text_attention
-from skipguide.families.schema import (
-    AxisLayers,
-    CallConvention,
-    Family,
-    Stack,
-    TextAttention,
-    UNetLayout,
-    ValueProjection,
+from skipguide.families import identity_attention, image_rows, text_attention
+from skipguide.families.row_parts import (
+    BATCHED,
+    BATCHED_FLOAT32,
+    BATCHED_RESCALE,
+    COG,
+    COSMOS,
+    GUIDER,
+    HELIOS_PYRAMID,
+    JOINT_ATTENTION,
+    JOINT_STREAMS,
+    KANDINSKY,
+    KANDINSKY_6,
+    LTX,
+    LTX2,
+    LTX2_HDR,
+    MASKED_TEXT_INPUTS,
+    NO_CFG,
+    PAG,
+    PLAIN_ATTENTION,
+    SEPARATE_FLOAT32,
+    SHARED_JOINT_ATTENTION,
+    SVD,
+    TEXT_INPUTS,
+    TRUE_CFG,
+    TWO_SCALES,
+    UNET_3D_LAYOUT,
+    VIDEO_STREAM,
+    dual_and_single_stacks,
+    single_stack,
+    spatial_and_temporal_stacks,
+    unet_stacks,
 )
+from skipguide.families.schema import AxisLayers, Family, UNetLayout
 
-# --- ways of calling ------------------------------------------------------------------------------
-
-BATCHED = CallConvention("batched")
-BATCHED_FLOAT32 = CallConvention("batched", float32_prediction=True)
-BATCHED_RESCALE = CallConvention("batched", rescale_names=("guidance_rescale",))
-LTX = CallConvention("batched", float32_prediction=True, rescale_names=("guidance_rescale",))
-SEPARATE = CallConvention("separate")
-SEPARATE_FLOAT32 = CallConvention("separate", float32_prediction=True)
-TWO_SCALES = CallConvention(
-    "separate", float32_prediction=True, scale_names=("current_guidance_scale",)
-)  # Wan 2.2's two transformers
-TRUE_CFG = CallConvention(
-    "separate", cfg_flag="do_true_cfg", scale_names=("true_cfg_scale",)
-)  # beside embedded guidance
-GUIDER = CallConvention("guider")
-NO_CFG = CallConvention("none", float32_prediction=True)
-PAG = CallConvention(
-    "batched", unsupported_flag="do_perturbed_attention_guidance", unsupported_hint="pag_scale=0"
-)
-SVD = CallConvention("batched", scale_argument="max_guidance_scale")
-COG = CallConvention("batched", float32_prediction=True, dynamic_scale_flag="use_dynamic_cfg")
-KANDINSKY = CallConvention("separate", cfg_flag="guidance_scale")
-KANDINSKY_6 = CallConvention("separate", scale_names=("guidance_scale", "guidance_scale"))
-HELIOS_PYRAMID = CallConvention(
-    "separate", float32_prediction=True, unsupported_flag="is_cfg_zero_star"
-)
-COSMOS = CallConvention("separate", float32_prediction=True, scale_from_cond=True)
-LTX2 = CallConvention(
-    "batched", float32_prediction=True, scale_names=("guidance_scale", "audio_guidance_scale"),
-    rescale_names=("guidance_rescale", "audio_guidance_rescale"),
-    extra_guidance_flags=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
-    own_guidance=(
-        ("stg_scale", 0.0), ("audio_stg_scale", 0.0), ("modality_scale", 1.0),
-        ("audio_modality_scale", 1.0), ("guidance_rescale", 0.0), ("audio_guidance_rescale", 0.0),
-    ),
-    audio_names=("audio_latents", "audio_scheduler"),
-)  # fmt: skip
-# Its audio is thrown away and has no g of its own.
-LTX2_HDR = replace(
-    LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",),
-    own_guidance=(("stg_scale", 0.0), ("modality_scale", 1.0), ("guidance_rescale", 0.0)),
-)  # fmt: skip
-
-# --- shapes of blocks -----------------------------------------------------------------------------
-
-VIDEO_STREAM = ("hidden_states",)
-JOINT_STREAMS = ("hidden_states", "encoder_hidden_states")
-PLAIN_ATTENTION = {"attn1": identity_attention.plain_attention}
-JOINT_ATTENTION = {"attn": identity_attention.joint_attention}
-SHARED_JOINT_ATTENTION = {"attn1": identity_attention.shared_joint_attention}
-# Inputs of the denoiser that many families have, batch first.
-TEXT_INPUTS = ("hidden_states", "encoder_hidden_states", "timestep")
-MASKED_TEXT_INPUTS = (*TEXT_INPUTS, "encoder_attention_mask")
-
-
-def _single_stack(
-    path: str,
-    depth: int,
-    streams: tuple[str, ...],
-    attention: Mapping[str, ValueProjection],
-    audio: tuple[str, ...] = (),
-    text: tuple[TextAttention, ...] = (),
-    isolation: tuple[str, ...] = (),
-) -> dict[str, Stack]:
-    stack = Stack(path, depth, streams, attention, audio=audio, text=text, isolation=isolation)
-    return {"blocks": stack}
-
-
-def _dual_and_single_stacks(
-    dual: int, single: int, text: Mapping[str, tuple[TextAttention, ...]] = text_attention.NONE
-) -> dict[str, Stack]:
-    paths = {"dual": ("transformer_blocks", dual), "single": ("single_transformer_blocks", single)}
-    return {
-        name: Stack(path, depth, JOINT_STREAMS, JOINT_ATTENTION, text=text.get(name, ()))
-        for name, (path, depth) in paths.items()
-    }
-
-
-def _spatial_and_temporal_stacks(
-    spatial: str, temporal: str, depth: int, token_layout: str = ""
-) -> dict[str, Stack]:
-    return {
-        axis: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION, axis, token_layout)
-        for axis, path in (("spatial", spatial), ("temporal", temporal))
-    }
-
-
-UNET_3D_LAYOUT = UNetLayout(
-    ("resnets", "temp_convs", "attentions", "temp_attentions"),
-    {
-        "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
-        "temporal": AxisLayers("temp_attentions", "transformer_blocks", ("attn1", "attn2")),
-    },
-)
-
-
-def _unet_stacks(down: int, up: int) -> dict[str, Stack]:
-    """Return the parts of a UNet with so many transformer layers on the way down and up.
-
-    There is one layer in the middle."""
-    depths = {"down": ("down_blocks", down), "mid": ("mid_block", 1), "up": ("up_blocks", up)}
-    return {
-        name: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION)
-        for name, (path, depth) in depths.items()
-    }
-
-
-FAMILIES = (
+VIDEO_FAMILIES = (
     Family(
         name="mochi",
         title="Mochi 1",
@@ -135,7 +52,7 @@ FAMILIES = (
         checkpoint="genmo/mochi-1-preview",
         fps=30,
         pipelines={"MochiPipeline": BATCHED_FLOAT32},
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 48, JOINT_STREAMS,
             {"attn1": identity_attention.packed_joint_attention},
             text=text_attention.MOCHI,
@@ -156,7 +73,7 @@ FAMILIES = (
             "WanVideoToVideoPipeline": SEPARATE_FLOAT32,
             "LucyEditPipeline": TWO_SCALES,
         },
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        stacks=single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         denoisers=("transformer", "transformer_2"),
         negative=text_attention.PLAIN_PROMPT,
         modular=(
@@ -171,7 +88,7 @@ FAMILIES = (
         checkpoint="Wan-AI/Wan2.1-VACE-14B-diffusers",
         fps=16,
         pipelines={"WanVACEPipeline": TWO_SCALES},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        stacks=single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         denoisers=("transformer", "transformer_2"),
         cached_modules=("vace_blocks",),
         notes="a skipped block keeps its VACE hint; the hints of the cond pass are reused",
@@ -185,7 +102,7 @@ FAMILIES = (
         checkpoint="Wan-AI/Wan2.2-Animate-14B-Diffusers",
         fps=30,
         pipelines={"WanAnimatePipeline": SEPARATE_FLOAT32},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        stacks=single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         cached_modules=("motion_encoder", "face_encoder"),
         injected_modules=(("face_adapter", "inject_face_latents_blocks"),),
         notes="a skipped block keeps its face adapter",
@@ -198,7 +115,7 @@ FAMILIES = (
         checkpoint="nvidia/ChronoEdit-14B-Diffusers",
         fps=16,
         pipelines={"ChronoEditPipeline": SEPARATE_FLOAT32},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        stacks=single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
@@ -211,7 +128,7 @@ FAMILIES = (
             "HunyuanVideoImageToVideoPipeline": TRUE_CFG,
             "HunyuanSkyreelsImageToVideoPipeline": TRUE_CFG,
         },
-        stacks=_dual_and_single_stacks(20, 40, text_attention.DUAL_AND_SINGLE),
+        stacks=dual_and_single_stacks(20, 40, text_attention.DUAL_AND_SINGLE),
         text_position="after",
         notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 "
         "is CFG",
@@ -224,7 +141,7 @@ FAMILIES = (
         checkpoint="lllyasviel/FramePackI2V_HY",
         fps=30,
         pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32_prediction=True)},
-        stacks=_dual_and_single_stacks(20, 40, text_attention.DUAL_AND_SINGLE),
+        stacks=dual_and_single_stacks(20, 40, text_attention.DUAL_AND_SINGLE),
         latent_layout="",
         text_position="after",
         negative=text_attention.HUNYUAN_PROMPT,
@@ -235,7 +152,7 @@ FAMILIES = (
         model="HunyuanVideo15Transformer3DModel",
         checkpoint="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
         pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 54, JOINT_STREAMS, JOINT_ATTENTION,
             text=text_attention.DUAL,
         ),
@@ -253,7 +170,7 @@ FAMILIES = (
             "LTXImageToVideoPipeline": LTX,
             "LTXConditionPipeline": LTX,
         },
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION,
             text=text_attention.MASKED_CROSS,
         ),
@@ -274,7 +191,7 @@ FAMILIES = (
             "LTX2InContextPipeline": LTX2,
             "LTX2HDRPipeline": LTX2_HDR,
         },
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
             {**PLAIN_ATTENTION, "audio_attn1": identity_attention.plain_attention},
             audio=("audio_attn1",),
@@ -308,7 +225,7 @@ FAMILIES = (
             "CogVideoXVideoToVideoPipeline": COG,
             "CogVideoXFunControlPipeline": COG,
         },
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION,
             text=text_attention.SHARED,
         ),
@@ -318,27 +235,13 @@ FAMILIES = (
         negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
-        name="cogview4",
-        title="CogView4 (images)",
-        model="CogView4Transformer2DModel",
-        checkpoint="THUDM/CogView4-6B",
-        pipelines={"CogView4Pipeline": SEPARATE, "CogView4ControlPipeline": SEPARATE},
-        stacks=_single_stack(
-            "transformer_blocks", 30, JOINT_STREAMS, SHARED_JOINT_ATTENTION,
-            text=text_attention.SHARED,
-        ),
-        latent_layout="bchw",
-        text_position="before",
-        negative=text_attention.PLAIN_PROMPT,
-    ),
-    Family(
         name="consisid",
         title="ConsisID",
         model="ConsisIDTransformer3DModel",
         checkpoint="BestWishYsh/ConsisID-preview",
         fps=8,
         pipelines={"ConsisIDPipeline": COG},
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION,
             text=text_attention.SHARED,
         ),
@@ -362,7 +265,7 @@ FAMILIES = (
             "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEPARATE_FLOAT32,
             "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEPARATE_FLOAT32,
         },
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        stacks=single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         negative=text_attention.PLAIN_PROMPT,
     ),
     Family(
@@ -379,7 +282,7 @@ FAMILIES = (
             "Cosmos2_5_PredictBasePipeline": COSMOS,
             "Cosmos2_5_TransferPipeline": COSMOS,
         },
-        stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
+        stacks=single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
         notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses "
         "its ControlNet hint",
         packages={"cosmos_guardrail": "cosmos_guardrail"},
@@ -391,7 +294,7 @@ FAMILIES = (
         checkpoint="rhymes-ai/Allegro",
         fps=15,
         pipelines={"AllegroPipeline": BATCHED},
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 32, VIDEO_STREAM, PLAIN_ATTENTION,
             text=text_attention.MASKED_CROSS,
         ),
@@ -409,7 +312,7 @@ FAMILIES = (
             "EasyAnimateInpaintPipeline": BATCHED_RESCALE,
             "EasyAnimateControlPipeline": BATCHED_RESCALE,
         },
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 48, JOINT_STREAMS,
             {"attn1": identity_attention.joint_attention},
         ),
@@ -429,7 +332,7 @@ FAMILIES = (
             "SanaVideoPipeline": BATCHED_FLOAT32,
             "SanaImageToVideoPipeline": BATCHED_FLOAT32,
         },
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 20, VIDEO_STREAM, PLAIN_ATTENTION,
             text=text_attention.MASKED_CROSS,
         ),
@@ -445,7 +348,7 @@ FAMILIES = (
         model="SanaWMTransformer3DModel",
         checkpoint="Efficient-Large-Model/SANA-WM_bidirectional-diffusers",
         pipelines={"SanaWMPipeline": BATCHED_FLOAT32},
-        stacks=_single_stack("blocks", 20, ("x",), {}),
+        stacks=single_stack("blocks", 20, ("x",), {}),
         batched_inputs=(
             *MASKED_TEXT_INPUTS, "mask", "camera_conditions", "chunk_plucker"
         ),
@@ -459,7 +362,7 @@ FAMILIES = (
         checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
         pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
         latent_layout="bthwc",
-        stacks=_single_stack(
+        stacks=single_stack(
             "visual_transformer_blocks", 32, ("visual_embed",),
             {"self_attention": identity_attention.kandinsky_attention},
         ),
@@ -471,7 +374,7 @@ FAMILIES = (
         model="Kandinsky6Transformer3DModel",
         checkpoint="kandinskylab/Kandinsky-6.0-Pro-distill-5s-Diffusers",
         pipelines={"Kandinsky6TI2VAPipeline": KANDINSKY_6},
-        stacks=_single_stack(
+        stacks=single_stack(
             "visual_transformer_blocks", 60, ("vis", "aud"),
             {
                 "video_dec_block.self_attention": identity_attention.kandinsky_attention,
@@ -490,7 +393,7 @@ FAMILIES = (
         checkpoint="BestWishYsh/Helios-Base",
         pipelines={"HeliosPipeline": SEPARATE_FLOAT32, "HeliosPyramidPipeline": HELIOS_PYRAMID},
         latent_layout="",
-        stacks=_single_stack(
+        stacks=single_stack(
             "blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION,
             text=text_attention.CROSS,
         ),
@@ -508,7 +411,7 @@ FAMILIES = (
         checkpoint="nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers",
         fps=16,
         pipelines={"AnyFlowPipeline": BATCHED},
-        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
+        stacks=single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION, text=text_attention.WAN),
         latent_layout="btchw",
         batched_inputs=(*TEXT_INPUTS, "r_timestep", "encoder_hidden_states_image"),
         negative=text_attention.PLAIN_PROMPT,
@@ -519,7 +422,7 @@ FAMILIES = (
         model="MiniMaxH3Transformer3DModel",
         checkpoint="MiniMaxAI/MiniMax-H3",
         pipelines={"MiniMaxH3ModularPipeline": NO_CFG},
-        stacks=_single_stack(
+        stacks=single_stack(
             "transformer_blocks", 50, VIDEO_STREAM, {"attn": identity_attention.plain_attention}
         ),
         denoisers=("transformer", "transformer_ref"),
@@ -534,7 +437,7 @@ FAMILIES = (
         model="MotifVideoTransformer3DModel",
         checkpoint="Motif-Technologies/Motif-Video-2B",
         pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
-        stacks=_dual_and_single_stacks(20, 40),
+        stacks=dual_and_single_stacks(20, 40),
         text_position="after",
     ),
     Family(
@@ -544,7 +447,7 @@ FAMILIES = (
         checkpoint="maxin-cn/Latte-1",
         fps=8,
         pipelines={"LattePipeline": BATCHED},
-        stacks=_spatial_and_temporal_stacks(
+        stacks=spatial_and_temporal_stacks(
             "transformer_blocks", "temporal_transformer_blocks", 28
         ),
         batched_inputs=TEXT_INPUTS,
@@ -557,7 +460,7 @@ FAMILIES = (
         model="OpenSoraTransformer3DModel",
         checkpoint="hpcai-tech/OpenSora-STDiT-v3",
         pipelines={"OpenSoraPipeline": BATCHED_FLOAT32},
-        stacks=_spatial_and_temporal_stacks("spatial_blocks", "temporal_blocks", 28, "tokens"),
+        stacks=spatial_and_temporal_stacks("spatial_blocks", "temporal_blocks", 28, "tokens"),
         batched_inputs=(*MASKED_TEXT_INPUTS, "frame_mask", "fps", "height", "width"),
         interleaved=True,
         learned_variance=True,
@@ -570,7 +473,7 @@ FAMILIES = (
         model="UNetSpatioTemporalConditionModel",
         checkpoint="stabilityai/stable-video-diffusion-img2vid-xt",
         pipelines={"StableVideoDiffusionPipeline": SVD},
-        stacks=_unet_stacks(6, 9),
+        stacks=unet_stacks(6, 9),
         unet=UNetLayout(
             ("resnets", "attentions"),
             {
@@ -602,7 +505,7 @@ FAMILIES = (
             "AnimateDiffVideoToVideoControlNetPipeline": BATCHED,
             "PIAPipeline": BATCHED,
         },
-        stacks=_unet_stacks(8, 12),
+        stacks=unet_stacks(8, 12),
         unet=UNetLayout(
             ("resnets", "attentions", "motion_modules"),
             {
@@ -626,7 +529,7 @@ FAMILIES = (
         checkpoint="damo-vilab/text-to-video-ms-1.7b",
         fps=8,
         pipelines={"TextToVideoSDPipeline": BATCHED, "VideoToVideoSDPipeline": BATCHED},
-        stacks=_unet_stacks(6, 9),
+        stacks=unet_stacks(6, 9),
         unet=UNET_3D_LAYOUT,
         batched_inputs=("sample", "encoder_hidden_states"),
         denoisers=("unet",),
@@ -639,7 +542,7 @@ FAMILIES = (
         model="I2VGenXLUNet",
         checkpoint="ali-vilab/i2vgen-xl",
         pipelines={"I2VGenXLPipeline": BATCHED},
-        stacks=_unet_stacks(6, 9),
+        stacks=unet_stacks(6, 9),
         unet=UNET_3D_LAYOUT,
         batched_inputs=(
             "sample", "fps", "image_latents", "image_embeddings", "encoder_hidden_states"
@@ -650,10 +553,12 @@ FAMILIES = (
     ),
 )  # fmt: skip
 
-# The newest diffusers whose video pipelines were all compared with the rows.
+FAMILIES = (*VIDEO_FAMILIES, *image_rows.FAMILIES)
+
+# The newest diffusers whose pipelines for videos and images were all compared with the rows.
 COMPARED_WITH = "0.42.1"
 # Video pipelines of diffusers that guide() and SkipGuidance refuse, and why.
-REFUSED_PIPELINES: dict[str, str] = {
+REFUSED_VIDEO_PIPELINES: dict[str, str] = {
     **dict.fromkeys(
         ("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"),
         "its UNet is one for images, which takes the frames as a batch and attends across them in"
@@ -697,3 +602,5 @@ REFUSED_PIPELINES: dict[str, str] = {
         "it calls its transformer once per tile of time in every step, with prompts that differ"
     ),
 }
+
+REFUSED_PIPELINES = {**REFUSED_VIDEO_PIPELINES, **image_rows.REFUSED_PIPELINES}

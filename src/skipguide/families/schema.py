@@ -5,9 +5,9 @@ docs/add-a-family.md tells how to write one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -75,8 +75,9 @@ class Stack:
     Args:
         path: where the list is on the denoiser.
         depth: how many blocks it has in the public checkpoint.
-        streams: the inputs of a block that carry state from block to block. They come first in its
-            signature, in the order in which it returns them.
+        streams: the inputs of a block that carry state from block to block, that of the video (or
+            image) first. They come first in its signature.
+        returns: the streams in the order in which a block returns them, where it is another one.
         attention: the self-attentions of a block by their paths in it, and for each the function of
             `identity_attention.py` that computes it with the identity map.
         axis: "spatial" or "temporal" where attention is factorized, None where it is joint.
@@ -97,6 +98,15 @@ class Stack:
     audio: tuple[str, ...] = ()
     text: tuple[TextAttention, ...] = ()
     isolation: tuple[str, ...] = ()
+    returns: tuple[str, ...] = ()
+
+    def as_returned(self, state: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the streams, which come in the order of `streams`, as a block returns them."""
+        return tuple(state[self.streams.index(name)] for name in self.returns or self.streams)
+
+    def position_returned(self, stream: str) -> int:
+        """Return the position of a stream in what a block returns."""
+        return (self.returns or self.streams).index(stream)
 
 
 @dataclass(frozen=True)
@@ -191,6 +201,8 @@ class Family:
         title: the model's name as its makers write it.
         model: the name of the denoiser's class.
         checkpoint: the public checkpoint that the depths of `stacks` are those of.
+        makes: what comes out of its pipelines, "video" or "image". To guide() an image is a video
+            of one frame.
         pipelines: the pipelines by the names of their classes, and how each calls the denoiser.
         stacks: the lists of blocks in the order in which they run; a layer that is a bare number is
             one of the first list. Of a UNet its parts: "down", "mid" and "up".
@@ -211,7 +223,7 @@ class Family:
             tokens is read; as for `weak.token_grid.video_token_grid`.
         text_position: where the text is in joint attention, "before" or "after" the video.
         linear_attention: attention has no softmax.
-        fps: frames per second of its videos, where its call is not told.
+        fps: frames per second of its videos, where its call is not told; None for images.
         notes: what else to know, for the tables.
         package: the package that has the classes.
         modular: Modular pipelines whose guider may be a `SkipGuidance`.
@@ -239,7 +251,8 @@ class Family:
     latent_layout: str = "bcthw"
     text_position: str = ""
     linear_attention: bool = False
-    fps: int = DEFAULT_FPS
+    fps: int | None = DEFAULT_FPS
+    makes: Literal["video", "image"] = "video"
     notes: str = ""
     package: str = "diffusers"
     modular: tuple[str, ...] = ()
@@ -253,6 +266,8 @@ class Family:
             self.unet.axis_layers if self.unet else ()
         )
         object.__setattr__(self, "axes", axes)
+        if self.makes == "image":
+            object.__setattr__(self, "fps", None)
 
     @property
     def traits(self) -> set[str]:
@@ -261,7 +276,7 @@ class Family:
             "attention": all(stack.attention for stack in self.stacks.values()),
             "softmax": not self.linear_attention,
             "grid": bool(self.latent_layout),
-            "time": self.latent_layout != "bchw",
+            "time": self.makes == "video",
             "joint": not self.axes,
         }
         return {name for name, there in has.items() if there}

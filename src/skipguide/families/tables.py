@@ -30,6 +30,7 @@ def family_rows() -> list[Row]:
         {
             "name": family.name,
             "title": family.title,
+            "makes": family.makes,
             "pipelines": list(family.pipelines),
             "denoiser": family.model,
             "checkpoint": family.checkpoint,
@@ -237,7 +238,17 @@ def _format_cfg(row: Row) -> str:
 
 # --- markdown -------------------------------------------------------------------------------------
 
-FAMILY_COLUMNS = ("family", "pipelines", "layers", "skips", "NAG", "CFG", "preset", "notes")
+FAMILY_COLUMNS = (
+    "family",
+    "makes",
+    "pipelines",
+    "layers",
+    "skips",
+    "NAG",
+    "CFG",
+    "preset",
+    "notes",
+)
 
 
 INTRODUCTION = """\
@@ -245,10 +256,10 @@ INTRODUCTION = """\
 
 <!-- Generated: {command} -->
 
-{pipelines} pipelines of {families} families, as `src/skipguide/families/rows.py` and
-`presets.toml` beside it have them. They were compared with diffusers {version}, whose video
-pipelines all have a row here or stand below with a reason. To support another one:
-[add-a-family.md](add-a-family.md).
+{pipelines} pipelines of {families} families, as `rows.py`, `image_rows.py` and `presets.toml` in
+`src/skipguide/families` have them: models that make videos, then those that make images. They were
+compared with diffusers {version}, whose pipelines for videos and images all have a row here or
+stand below with a reason. To support another one: [add-a-family.md](add-a-family.md).
 
 Layers count from 0 within a stack; a bare number is one of the first stack named, `"single:7"`
 one of another. The layers of a UNet are those of its down blocks, its mid block and its up
@@ -297,7 +308,7 @@ def families_markdown() -> str:
             ("pipelines", "family"),
             ((_format_code(row.modular), row.title) for row in FAMILIES if row.modular),
         ),
-        "\n## Refused\n\nVideo pipelines of diffusers that `guide()` refuses, and why.\n",
+        "\n## Refused\n\nPipelines of diffusers that `guide()` refuses, and why.\n",
         *markdown_table(
             ("pipelines", "why"), ((_format_code(names), reason) for reason, names in refused)
         ),
@@ -314,6 +325,7 @@ def count_families(rows: Sequence[Row]) -> tuple[int, int]:
 def _family_cells(row: Row) -> tuple[str, ...]:
     return (
         row["title"],
+        row["makes"],
         _format_code(row["pipelines"]),
         f"{describe_stacks(row)}: {row['checkpoint']}",
         ", ".join([*row["skips"], *(f'axis="{axis}"' for axis in row["axes"])]),

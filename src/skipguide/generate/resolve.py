@@ -301,6 +301,6 @@ def _family_fps(pipe: Pipeline) -> int:
     from skipguide.families.schema import DEFAULT_FPS
 
     try:
-        return lookup.family_of(pipe).fps
+        return lookup.family_of(pipe).fps or DEFAULT_FPS  # an image has none
     except ValueError:  # no row for this pipeline, which plain CFG does not need
         return DEFAULT_FPS

@@ -373,9 +373,7 @@ class GuidedDenoiser:
         """Return the patches for a call whose result nobody reads; a UNet's resnets run anyway."""
         if self.family.unet is not None:
             return []
-        return [
-            (*site.entry, patching.Bypass(site.block, site.stack.streams)) for site in self.sites
-        ]
+        return [(*site.entry, patching.Bypass(site.block, site.stack)) for site in self.sites]
 
     def uncond_patches(self, uncond_terms: Sequence[int]) -> list[patching.Patch]:
         """Return the patches that weaken u for these SLG terms, which share one pass."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from skipguide.families import blocks
 from skipguide.families.blocks import LayerSite
-from skipguide.families.schema import TextAttention
+from skipguide.families.schema import Stack, TextAttention
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.weak import patching
 
@@ -28,12 +28,12 @@ class RecordArguments(patching.Bypass):
 
     Args:
         real: the block.
-        streams: of the block.
+        stack: the list that it is in.
         names: of its arguments.
     """
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], names: Sequence[str]):
-        super().__init__(real, streams)
+    def __init__(self, real: nn.Module, stack: Stack, names: Sequence[str]):
+        super().__init__(real, stack)
         self.__dict__.update(names=tuple(names), argument_names=_argument_names(real), found={})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -211,6 +211,7 @@ class JointBlock(patching.ModuleProxy):
         self.__dict__.update(
             argument_names=_argument_names(site.block),
             stream_index=site.stack.streams.index(text.stream),
+            returned_index=site.stack.position_returned(text.stream),
             unread=[
                 (parent, name, ReturnInput(module))
                 for parent, name, module in blocks.find_modules(site.block, text.video_only)
@@ -238,7 +239,7 @@ class JointBlock(patching.ModuleProxy):
         given, named = _replace_arguments(self.argument_names, args, kwargs, own)
         heads, streams = self.heads.take(lambda: self.real(*given, **named), self.unread)
         _, Z, _ = self._split(heads, own[self.text.stream].shape[1])
-        self.state.stream = streams[self.stream_index]
+        self.state.stream = streams[self.returned_index]
         return Z
 
     def _split(self, heads: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:

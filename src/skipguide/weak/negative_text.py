@@ -54,9 +54,7 @@ class NegativeText:
         self._resume_positions: Collection[int] = ()
         self._blocks_run = 0
         chosen = _chosen_positions(family, sites, term)
-        self._recorder = RecordArguments(
-            sites[0].block, sites[0].stack.streams, self._names_of_inputs()
-        )
+        self._recorder = RecordArguments(sites[0].block, sites[0].stack, self._names_of_inputs())
         self.block_patches: list[patching.Patch] = []
         self.attention_patches: list[patching.Patch] = []
         for k in range(max(chosen) + 1):
@@ -114,7 +112,7 @@ class NegativeText:
         first, *others = self._sites
         yield [
             (*first.entry, self._recorder),
-            *((*site.entry, patching.Bypass(site.block, site.stack.streams)) for site in others),
+            *((*site.entry, patching.Bypass(site.block, site.stack)) for site in others),
         ]
         self._inputs = self._recorder.take()
 

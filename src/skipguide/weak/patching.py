@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.families.schema import ValueProjection
+from skipguide.families.schema import Stack, ValueProjection
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 
 Tensor = torch.Tensor
@@ -159,14 +159,14 @@ class Bypass(ModuleProxy):
 
     With a `source`, it returns the input recorded there instead of the one that arrives."""
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], source: RecordInput | None = None):
-        super().__init__(real, streams=tuple(streams), source=source)
+    def __init__(self, real: nn.Module, stack: Stack, source: RecordInput | None = None):
+        super().__init__(real, stack=stack, source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         _run_group_offloading_hooks(self.real)
         if self.source is not None:
-            args, kwargs = replace_streams(self.streams, self.source.state, args, kwargs)
-        state = pass_through(self.real, self.streams, args, kwargs)
+            args, kwargs = replace_streams(self.stack.streams, self.source.state, args, kwargs)
+        state = pass_through(self.real, self.stack, args, kwargs)
         # UNets ask their transformers for a tuple by return_dict=False.
         return state[0] if len(state) == 1 and kwargs.get("return_dict") is not False else state
 
@@ -240,9 +240,10 @@ def _run_group_offloading_hooks(block: nn.Module) -> None:
 
 
 def pass_through(
-    block: nn.Module, streams: Sequence[str], args: tuple[Any, ...], kwargs: Inputs
+    block: nn.Module, stack: Stack, args: tuple[Any, ...], kwargs: Inputs
 ) -> tuple[Tensor, ...]:
-    """Return the streams as they leave a block that does nothing to them.
+    """Return the streams as they leave a block that does nothing to them, in the order in which it
+    returns them.
 
     Under diffusers' context parallelism the hooks of a block may split the tokens that enter it, as
     those of Wan's first one do, or gather those that leave it. They must do so although the block
@@ -253,7 +254,7 @@ def pass_through(
     ]
     for hook in reversed(found):  # the one that was registered last is the outermost
         args, kwargs = hook.pre_forward(block, *args, **kwargs)
-    state = stream_values(streams, args, kwargs)
+    state = stack.as_returned(stream_values(stack.streams, args, kwargs))
     for hook in found:
         output = hook.post_forward(block, state[0] if len(state) == 1 else state)
         state = (output,) if torch.is_tensor(output) else tuple(output)

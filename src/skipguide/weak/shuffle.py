@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from skipguide.families.schema import Stack
 from skipguide.weak import context_parallel, patching
 from skipguide.weak.attention import AttentionView
 
@@ -22,7 +22,7 @@ class ShuffleTokens(patching.ModuleProxy):
 
     Args:
         real: the block.
-        streams: its inputs that carry state, the video's first.
+        stack: the list that it is in.
         source: the recording of the streams to run on; None takes those that arrive.
         view: what the block's attention sees.
         token_layout: how the tokens that the attention sees together lie in the stream
@@ -34,12 +34,13 @@ class ShuffleTokens(patching.ModuleProxy):
     """
 
     def __init__(
-        self, real: torch.nn.Module, streams: Sequence[str], source: patching.RecordInput | None,
+        self, real: torch.nn.Module, stack: Stack, source: patching.RecordInput | None,
         view: AttentionView, token_layout: str, seed: int, name: str, restore_order: bool,
     ):  # fmt: skip
         super().__init__(
             real,
-            streams=tuple(streams),
+            stack=stack,
+            streams=stack.streams,
             source=source,
             view=view,
             token_layout=token_layout,
@@ -62,11 +63,12 @@ class ShuffleTokens(patching.ModuleProxy):
         if not self.restore_order:
             return output
         # Hooks of the block may have left a share of the tokens in the output.
-        x, *_ = patching.pass_through(self.real, self.streams, args, kwargs)
-        shuffled, *_ = patching.pass_through(self.real, self.streams, *mixed)
+        n = self.stack.position_returned(self.streams[0])
+        x = patching.pass_through(self.real, self.stack, args, kwargs)[n]
+        shuffled = patching.pass_through(self.real, self.stack, *mixed)[n]
         if torch.is_tensor(output):
             return x + (output - shuffled)
-        return (x + (output[0] - shuffled), *output[1:])
+        return (*output[:n], x + (output[n] - shuffled), *output[n + 1 :])
 
     def _shuffle(self, x: Tensor) -> Tensor:
         if self.has_share():

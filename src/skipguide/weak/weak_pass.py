@@ -116,7 +116,7 @@ class WeakPass:
             for entry in modules_to_bypass(self.sites, k, self.skipped):
                 yield (
                     *entry,
-                    patching.Bypass(patching.get_child(*entry), site.stack.streams, source),
+                    patching.Bypass(patching.get_child(*entry), site.stack, source),
                 )
         elif self.skip == "shuffle":
             yield from self._shuffle_patches(site, source)
@@ -157,7 +157,7 @@ class WeakPass:
         ):
             name = f"{site.address} {site.axis} {n}"
             yield *entry, shuffle.ShuffleTokens(
-                patching.get_child(*entry), site.stack.streams, source, view, site.token_layout,
+                patching.get_child(*entry), site.stack, source, view, site.token_layout,
                 self.options.seed, name, restore_order=site.axis_layers is None,
             )  # fmt: skip
 
@@ -244,7 +244,7 @@ def prefix_patches(
     """
     if first in prefix_cache.recorded_inputs:
         for site in weak.sites[:first]:
-            yield *site.entry, patching.Bypass(site.block, site.stack.streams)
+            yield *site.entry, patching.Bypass(site.block, site.stack)
     for parent, name, memory in prefix_cache.cached_outputs[first]:
         yield parent, name, patching.ReplayOutput(memory.real, memory, copies)
     yield from _unread_injections(weak, first)

@@ -31,6 +31,7 @@ class Tiny:
     windows: bool = (
         True  # False where one call is several runs (chunks, stages), each with a window of its own
     )
+    attentions: tuple[str, ...] = ()  # self-attentions whose names do not tell that they are
     variance: bool = False  # the second half of the denoiser's channels is a learned variance
     other: dict[str, Any] = dataclasses.field(
         default_factory=dict

@@ -205,6 +205,22 @@ def video_inputs(
     return inputs
 
 
+def image_inputs(
+    text_width: str, channels: str = "in_channels", **more: MakeTensor | None
+) -> MakeInputs:
+    """Return a function that makes latents of an image, a timestep and a text.
+
+    Args:
+        text_width, channels, more: as for video_inputs().
+    """
+
+    def inputs(config: Config, size: Size, batch: int) -> Inputs:
+        made = video_inputs(text_width, channels, "bcthw", **more)(config, size, batch)
+        return {**made, "hidden_states": made["hidden_states"].squeeze(2)}
+
+    return inputs
+
+
 def with_text_mask(config: Config, size: Size, batch: int) -> torch.Tensor:
     """Make the mask of the text, as one of `more` of video_inputs()."""
     return text_mask(size, batch)
