@@ -24,6 +24,7 @@ from support import oracle
 from support.tiny import tiny
 from support.tiny.base import Tiny
 from support.tiny.minimax_h3 import WITHOUT_CFG
+from support.tiny.sd import WITHOUT_CFG as CONSISTENCY
 from support.written import (
     GUIDED,
     STACKED,
@@ -92,7 +93,7 @@ def several(small: Tiny) -> list[STG]:
         spatial = next(layer for layer in last if paths_of(small, [layer], "residual", "spatial"))
         return [
             STG([spatial], 0.8, axis="spatial", stop=1 - half),
-            STG(["mid:0", last[-1]], 1.2, "attention", "temporal"),
+            STG(["mid:0", last[-1]], 1.2, "attention", family_of(small.pipe).axes[-1]),
             STG([first[0], "mid:0"], 0.3, start=half),
         ]
     return [
@@ -203,7 +204,8 @@ def test_shared_prefix_is_bit_equal_to_full_weak_passes(small: Tiny, skip: str) 
     skip = skip if has_attention(small, last[1]) else "residual"
     terms = [STG(last[1:3], skip=skip), STG([last[-1]], 0.7)]
     if is_unet(small):
-        terms += [STG(["mid:0"], 0.4, skip, "temporal"), STG([last[-1]], 0.3, skip, "temporal")]
+        axis = family_of(small.pipe).axes[-1]
+        terms += [STG(["mid:0"], 0.4, skip, axis), STG([last[-1]], 0.3, skip, axis)]
     for options in settings(small):
         with guide(small.pipe, *terms, rescale=0.7):
             shared = oracle.run(small, **options)
@@ -368,7 +370,7 @@ def test_bfloat16(name: str) -> None:
 
 def test_every_pipeline_of_every_row_has_a_tiny_one() -> None:
     named = {name for row in FAMILIES for name in row.pipelines}
-    assert named == {name.split()[0] for name in (*GUIDED, *WITHOUT_CFG)}
+    assert named == {name.split()[0] for name in (*GUIDED, *WITHOUT_CFG, *CONSISTENCY)}
     assert not named & set(REFUSED_PIPELINES)
 
 

@@ -24,10 +24,19 @@ GUIDED = [
     for name in builders()
     if name.split()[0] not in REFUSED_PIPELINES and not name.endswith(" zero")
 ]
+
+
+
+def axes_of(name: str) -> list[str]:
+    """Of a pipeline's family; none where attention is joint."""
+    return [axis for row in FAMILIES if name.split()[0] in row.pipelines for axis in row.axes]
+
+
 UNETS = [
     name for name in GUIDED if any(name.split()[0] in row.pipelines for row in FAMILIES if row.unet)
 ]
 STACKED = [name for name in GUIDED if name not in UNETS]
+HALVED = [name for name in UNETS if axes_of(name) == ["spatial", "temporal"]]
 
 
 def is_unet(small: Tiny) -> bool:

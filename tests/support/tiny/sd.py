@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import warnings
 from typing import Any
 
 import torch
@@ -77,9 +79,8 @@ WITHOUT_PAG: Any = dict(pag_scale=0.0)
 
 def controlnet(family: str) -> ControlNetModel:
     """With the sizes of the family's UNet; its zero-initialised outputs matter too."""
-    shared = {
-        name: value for name, value in config(family).items() if name not in ("up_block_types",)
-    }
+    own = ("up_block_types", "sample_size")  # of the UNet
+    shared = {name: value for name, value in config(family).items() if name not in own}
     return level(ControlNetModel(conditioning_embedding_out_channels=(4, 8), **shared))
 
 
@@ -93,9 +94,11 @@ def image_unet(
     changes: dict[str, Any] | None = None,
 ) -> Tiny:
     torch.manual_seed(0)
+    vae = autoencoder()
+    vae.register_to_config(force_upcast=False)  # it is in float32, or else meant not to be
     parts: Any = dict(
-        vae=autoencoder(), text_encoder=None, tokenizer=None,
-        unet=level(denoiser(family, **(changes or {}))), scheduler=scheduler or _scheduler(family),
+        vae=vae, text_encoder=None, tokenizer=None, unet=level(denoiser(family, **(changes or {}))),
+        scheduler=scheduler or _scheduler(family),
     )  # fmt: skip
     call: dict[str, Any] = dict(
         prompt_embeds=torch.randn(2, 7, 16), num_inference_steps=3, guidance_scale=4.5,
@@ -103,11 +106,12 @@ def image_unet(
     )  # fmt: skip
     if control:
         parts.update(controlnet=controlnet(family))
-    if family == "sdxl":
-        parts.update(text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
-        call.update(pooled_prompt_embeds=torch.randn(2, 16))
-    else:
+    if family == "sd":
         parts.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    else:
+        call.update(pooled_prompt_embeds=torch.randn(2, 16))
+    if family == "sdxl" and not pipeline.__name__.startswith("Kolors"):
+        parts.update(text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
     call.update({f"negative_{name}": torch.randn_like(call[name]) for name in _texts(call)})
     short = dict(num_inference_steps=3 if "strength" in inputs else 2)
     return Tiny(
@@ -134,6 +138,23 @@ def consistency(pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torc
     )  # fmt: skip
     small.call.pop("negative_prompt_embeds")
     small.off.clear()
+    return small
+
+
+def kolors(module: str, name: str, inputs: dict[str, Any], dtype: Any = torch.float32) -> Tiny:
+    """SDXL's UNet with a text of another width. Its text encoder is imported with it, and scripts a
+    function, of which torch warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pipeline = getattr(importlib.import_module(f"diffusers.pipelines.{module}"), name)
+    text = dict(encoder_hid_dim=16, encoder_hid_dim_type="text_proj")
+    small = image_unet("sdxl", pipeline, inputs, dtype, changes=text)
+    if name == "KolorsImg2ImgPipeline":  # it does not hand over what is pooled
+        pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        encode = small.pipe.encode_prompt
+        small.pipe.encode_prompt = lambda **given: encode(
+            **given, **{name: small.call[name] for name in pooled}
+        )
     return small
 
 
@@ -198,6 +219,15 @@ PIPELINES = {
     "StableDiffusionXLControlNetPAGImg2ImgPipeline": sdxl(
         StableDiffusionXLControlNetPAGImg2ImgPipeline, {**IMAGE, **CONTROL, **WITHOUT_PAG},
         control=True,
+    ),
+    "KolorsPipeline": functools.partial(
+        kolors, "kolors.pipeline_kolors", "KolorsPipeline", SIZE
+    ),
+    "KolorsImg2ImgPipeline": functools.partial(
+        kolors, "kolors.pipeline_kolors_img2img", "KolorsImg2ImgPipeline", IMAGE
+    ),
+    "KolorsPAGPipeline": functools.partial(
+        kolors, "pag.pipeline_pag_kolors", "KolorsPAGPipeline", {**SIZE, **WITHOUT_PAG}
     ),
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ EXAMPLE = Example(
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(8, 16),
         layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=2,
+        sample_size=8,
     ),
     small_size=Size(1, 8, 8, 7),
     full=dict(cross_attention_dim=768),

@@ -37,7 +37,7 @@ EXAMPLE = Example(
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2),
         block_out_channels=(8, 16), attention_head_dim=(1, 2), layers_per_block=1,
         norm_num_groups=4, cross_attention_dim=16, addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=64,
+        projection_class_embeddings_input_dim=64, sample_size=8,
     ),
     small_size=Size(1, 8, 8, 7),
     full=dict(
