@@ -109,9 +109,10 @@ class NegativeText:
         """Find the inputs of the blocks in a call of the denoiser with the negative text.
 
         Yields the patches of that call, in which no block runs."""
-        first, *others = self._sites
+        first = self._sites[0].entry  # of a UNet it has several blocks, and a site for each
+        others = [site for site in self._sites if site.entry != first]
         yield [
-            (*first.entry, self._recorder),
+            (*first, self._recorder),
             *((*site.entry, patching.Bypass(site.block, site.stack)) for site in others),
         ]
         self._inputs = self._recorder.take()
