@@ -61,7 +61,11 @@ class Call:
 
 
 NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask"}
-NESTED = {"added_cond_kwargs", "down_block_additional_residuals"}
+NESTED = {
+    "added_cond_kwargs",
+    "down_block_additional_residuals",
+    "block_controlnet_hidden_states",
+}
 # of a UNet: AnimateDiff repeats its text, and what its ControlNets found, for every frame
 PER_FRAME = {
     "encoder_hidden_states",
