@@ -11,9 +11,10 @@ from skipguide.families.schema import CallConvention, Family
 from support.matrix import REPRESENTATIVES, mark_matrix
 from support.tiny import builders
 from support.tiny.minimax_h3 import WITHOUT_CFG
+from support.tiny.sd import WITHOUT_CFG as CONSISTENCY
 
 # Those that never have CFG run with tests of their own, which have no matrix.
-REPRESENTED = {name.split()[0] for name in (*REPRESENTATIVES, *WITHOUT_CFG)}
+REPRESENTED = {name.split()[0] for name in (*REPRESENTATIVES, *WITHOUT_CFG, *CONSISTENCY)}
 
 
 class Item(SimpleNamespace):

@@ -213,19 +213,22 @@ def _build_with_own_weights(
 
 def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
     """Return the inputs of one call on [uncond, cond]."""
-    joined = {
-        name: torch.cat([uncond[name], cond[name]])
-        for name in row.batched_inputs
-        if torch.is_tensor(cond.get(name))
-    }
-    return {**cond, **joined}
+
+    def join(u: Any, c: Any) -> Any:
+        if isinstance(c, dict):  # SDXL's pooled text, and the numbers about its image
+            return {name: join(u[name], c[name]) for name in c}
+        return torch.cat([u, c]) if torch.is_tensor(c) else c
+
+    return {**cond, **{n: join(uncond[n], cond[n]) for n in row.batched_inputs if n in cond}}
 
 
 def _cast_floats(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return {
-        name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
-        for name, value in inputs.items()
-    }
+    def cast(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _cast_floats(value, dtype)
+        return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+
+    return {name: cast(value) for name, value in inputs.items()}
 
 
 def _build_bare_pipeline(step: BenchmarkStep) -> Any:

@@ -1,7 +1,8 @@
 """Find the blocks of a model, and those that the layers of a term name.
 
 A denoiser is a chain of sites, one for each block, or one for each half of a transformer layer of a
-UNet. The rest of the package speaks of layers as positions in this chain."""
+UNet (of a UNet for images one for each transformer block). The rest of the package speaks of layers
+as positions in this chain."""
 
 from __future__ import annotations
 
