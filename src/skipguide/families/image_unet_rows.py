@@ -81,6 +81,9 @@ FAMILIES = (
             "StableDiffusionXLControlNetPipeline": BATCHED,
             "StableDiffusionXLControlNetImg2ImgPipeline": BATCHED,
             "StableDiffusionXLControlNetInpaintPipeline": BATCHED_RESCALE,
+            "StableDiffusionXLControlNetUnionPipeline": BATCHED,
+            "StableDiffusionXLControlNetUnionImg2ImgPipeline": BATCHED,
+            "StableDiffusionXLControlNetUnionInpaintPipeline": BATCHED_RESCALE,
             "StableDiffusionXLPAGPipeline": PAG_RESCALE,
             "StableDiffusionXLPAGImg2ImgPipeline": PAG_RESCALE,
             "StableDiffusionXLPAGInpaintPipeline": PAG_RESCALE,
@@ -106,11 +109,50 @@ REFUSED_PIPELINES: dict[str, str] = {
         ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
         "it has three predictions, and a scale for its image beside that of CFG",
     ),
-    "StableDiffusionUpscalePipeline": (
-        "the self-attentions of its UNet see the text, by `only_cross_attention`"
+    **dict.fromkeys(
+        ("StableDiffusionUpscalePipeline", "StableDiffusionLatentUpscalePipeline"),
+        "the self-attentions of its UNet see the text, or there are none, by its config",
     ),
     **dict.fromkeys(
         ("StableDiffusionAdapterPipeline", "StableDiffusionXLAdapterPipeline"),
         "its UNet empties the list of what the adapter adds, so that a second pass has none",
     ),
-}
+    **dict.fromkeys(
+        ("MarigoldDepthPipeline", "MarigoldIntrinsicsPipeline", "MarigoldNormalsPipeline"),
+        "it measures a picture (depth, normals, materials) and makes none",
+    ),
+    **dict.fromkeys(
+        (
+            "IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "IFSuperResolutionPipeline",
+            "IFImg2ImgSuperResolutionPipeline", "IFInpaintingSuperResolutionPipeline",
+            "KandinskyPipeline", "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline",
+            "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline",
+            "KandinskyV22ControlnetPipeline", "KandinskyV22ControlnetImg2ImgPipeline",
+            "KandinskyCombinedPipeline", "KandinskyImg2ImgCombinedPipeline",
+            "KandinskyInpaintCombinedPipeline", "KandinskyV22CombinedPipeline",
+            "KandinskyV22Img2ImgCombinedPipeline", "KandinskyV22InpaintCombinedPipeline",
+        ),
+        "its UNet has no transformer blocks: one attention sees the image and the keys of the text",
+    ),
+    **dict.fromkeys(
+        (
+            "AltDiffusionPipeline", "AltDiffusionImg2ImgPipeline", "BlipDiffusionPipeline",
+            "BlipDiffusionControlNetPipeline", "CycleDiffusionPipeline", "PaintByExamplePipeline",
+            "LDMTextToImagePipeline", "SemanticStableDiffusionPipeline",
+            "StableDiffusionAttendAndExcitePipeline", "StableDiffusionControlNetXSPipeline",
+            "StableDiffusionDiffEditPipeline", "StableDiffusionGLIGENPipeline",
+            "StableDiffusionGLIGENTextImagePipeline", "StableDiffusionLDM3DPipeline",
+            "StableDiffusionModelEditingPipeline", "StableDiffusionPanoramaPipeline",
+            "StableDiffusionParadigmsPipeline", "StableDiffusionPix2PixZeroPipeline",
+            "StableDiffusionSAGPipeline", "StableDiffusionXLControlNetXSPipeline",
+        ),
+        "diffusers keeps it for old code, and it was not tried",
+    ),
+    **dict.fromkeys(
+        (
+            "StableDiffusionDepth2ImgPipeline", "StableDiffusionImageVariationPipeline",
+            "StableUnCLIPPipeline", "StableUnCLIPImg2ImgPipeline",
+        ),
+        "nobody asked for it, and it was not tried",
+    ),
+}  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionControlNetPipeline
 from diffusers.pipelines.controlnet.pipeline_controlnet_img2img import (
     StableDiffusionControlNetImg2ImgPipeline,
@@ -24,6 +25,15 @@ from diffusers.pipelines.controlnet.pipeline_controlnet_sd_xl import (
 )
 from diffusers.pipelines.controlnet.pipeline_controlnet_sd_xl_img2img import (
     StableDiffusionXLControlNetImg2ImgPipeline,
+)
+from diffusers.pipelines.controlnet.pipeline_controlnet_union_inpaint_sd_xl import (
+    StableDiffusionXLControlNetUnionInpaintPipeline,
+)
+from diffusers.pipelines.controlnet.pipeline_controlnet_union_sd_xl import (
+    StableDiffusionXLControlNetUnionPipeline,
+)
+from diffusers.pipelines.controlnet.pipeline_controlnet_union_sd_xl_img2img import (
+    StableDiffusionXLControlNetUnionImg2ImgPipeline,
 )
 from diffusers.pipelines.latent_consistency_models import (
     pipeline_latent_consistency_img2img,
@@ -74,14 +84,21 @@ SIZE = dict(height=16, width=16)
 IMAGE: Any = dict(image=pictures(16), num_inference_steps=4, strength=0.75)  # 3 of 4 steps
 MASK: Any = dict(mask_image=[Image.radial_gradient("L").resize((16, 16))] * 2)
 CONTROL: Any = dict(control_image=pictures(16))
+UNION: Any = dict(control_image=[pictures(16)], control_mode=[3])
 WITHOUT_PAG: Any = dict(pag_scale=0.0)
 
 
-def controlnet(family: str) -> ControlNetModel:
-    """With the sizes of the family's UNet; its zero-initialised outputs matter too."""
+def controlnet(family: str, union: bool = False) -> Any:
+    """With the sizes of the family's UNet; its zero-initialised outputs matter too.
+
+    If union, it is one for several kinds of pictures."""
     own = ("up_block_types", "sample_size")  # of the UNet
     shared = {name: value for name, value in config(family).items() if name not in own}
-    return level(ControlNetModel(conditioning_embedding_out_channels=(4, 8), **shared))
+    shared.update(conditioning_embedding_out_channels=(4, 8))
+    if union:
+        sizes = dict(num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
+        return level(ControlNetUnionModel(**shared, **sizes))
+    return level(ControlNetModel(**shared))
 
 
 def image_unet(
@@ -105,7 +122,7 @@ def image_unet(
         output_type="latent",
     )  # fmt: skip
     if control:
-        parts.update(controlnet=controlnet(family))
+        parts.update(controlnet=controlnet(family, "control_mode" in inputs))
     if family == "sd":
         parts.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     else:
@@ -204,6 +221,15 @@ PIPELINES = {
     ),
     "StableDiffusionXLControlNetInpaintPipeline": sdxl(
         StableDiffusionXLControlNetInpaintPipeline, {**IMAGE, **MASK, **CONTROL}, control=True
+    ),
+    "StableDiffusionXLControlNetUnionPipeline": sdxl(
+        StableDiffusionXLControlNetUnionPipeline, UNION, control=True
+    ),
+    "StableDiffusionXLControlNetUnionImg2ImgPipeline": sdxl(
+        StableDiffusionXLControlNetUnionImg2ImgPipeline, {**IMAGE, **UNION}, control=True
+    ),
+    "StableDiffusionXLControlNetUnionInpaintPipeline": sdxl(
+        StableDiffusionXLControlNetUnionInpaintPipeline, {**IMAGE, **MASK, **UNION}, control=True
     ),
     "StableDiffusionXLPAGPipeline": sdxl(StableDiffusionXLPAGPipeline, {**SIZE, **WITHOUT_PAG}),
     "StableDiffusionXLPAGImg2ImgPipeline": sdxl(
