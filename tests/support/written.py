@@ -26,7 +26,6 @@ GUIDED = [
 ]
 
 
-
 def axes_of(name: str) -> list[str]:
     """Of a pipeline's family; none where attention is joint."""
     return [axis for row in FAMILIES if name.split()[0] in row.pipelines for axis in row.axes]
@@ -85,7 +84,8 @@ def paths_of(small: Tiny, layers: Sequence[int | str], skip: str, axis: str | No
         unet = oracle.models(small)[0]
         found = oracle.layers_of_unet(unet)
         paths = [path for layer in layers for path in found[str(layer)].skipped(skip, axis)]
-        divided = family_of(small.pipe).unet.is_divided
+        layout = family_of(small.pipe).unet
+        divided = layout is not None and layout.is_divided
         return oracle.whole_transformers(unet, paths) if divided and skip == "residual" else paths
     stacks = family_of(small.pipe).stacks
     in_turn = any(stack.axis for stack in stacks.values())

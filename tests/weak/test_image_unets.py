@@ -177,8 +177,8 @@ def test_both_at_once_are_refused() -> None:
 def test_seg_and_tpg_are_what_their_authors_run(case: str) -> None:
     """Infinite blur, which is SEG's default; and TPG with the same orders of the tokens."""
     small, found = tiny("StableDiffusionXLPipeline"), load_file(seg_tpg.FILE)
-    layers, skip, options = seg_tpg.cases()[case]
-    options = {"num_inference_steps": seg_tpg.STEPS, **options}
+    layers, skip, changes = seg_tpg.cases()[case]
+    options: Any = {"num_inference_steps": seg_tpg.STEPS, **changes}
     torch.testing.assert_close(  # or else the weights are others than those of the references
         run(small, num_inference_steps=seg_tpg.STEPS), found["plain"], atol=1e-5, rtol=1e-5
     )
@@ -267,7 +267,9 @@ def test_a_base_hands_over_to_a_refiner() -> None:
 def test_a_scheduler_that_repeats_a_step() -> None:
     """PNDM, the one that Stable Diffusion 1.5 comes with, calls once more than there are steps."""
     small = builders()[SD](torch.float32)
-    small.pipe.scheduler = PNDMScheduler.from_config(small.pipe.scheduler.config, skip_prk_steps=True)
+    small.pipe.scheduler = PNDMScheduler.from_config(
+        small.pipe.scheduler.config, skip_prk_steps=True
+    )
     options = {"num_inference_steps": 4}
     plain, term = run(small, **options), STG(["mid:0"], 3.0, "attention")
     with guide(small.pipe, term) as handle:
@@ -279,7 +281,7 @@ def test_a_scheduler_that_repeats_a_step() -> None:
 
 def modular(small: Tiny, guider: Any) -> Tensor:
     """The latents of diffusers' modular SDXL with the models of the tiny pipeline."""
-    steps = StableDiffusionXLCoreDenoiseStep()
+    steps: Any = StableDiffusionXLCoreDenoiseStep()
     pipe = steps.init_pipeline()
     parts = {n: getattr(small.pipe, n) for n in pipe._component_specs if hasattr(small.pipe, n)}
     pipe.update_components(**parts, guider=guider)

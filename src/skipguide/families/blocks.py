@@ -412,9 +412,7 @@ def _divide_sites(sites: Iterable[LayerSite]) -> Iterator[LayerSite]:
             before = (*site.preceding_modules, *inner[:n])
             index = counts.get(site.name, 0)
             counts[site.name] = index + 1
-            yield dataclasses.replace(
-                site, index=index, preceding_modules=before, inner_block=key
-            )
+            yield dataclasses.replace(site, index=index, preceding_modules=before, inner_block=key)
 
 
 def _modules_in_order(

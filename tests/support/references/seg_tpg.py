@@ -75,9 +75,9 @@ def main(folder: Path) -> None:
     sys.path.insert(0, str(folder))
     small = tiny("StableDiffusionXLPipeline")
     found = {"plain": oracle.run(small, num_inference_steps=STEPS)}
-    for name, (layers, skip, options) in cases().items():
+    for name, (layers, skip, changes) in cases().items():
         theirs = Tiny(upstream(name[:3].upper(), small), small.call, {})
-        options = {"num_inference_steps": STEPS, **options}
+        options: Any = {"num_inference_steps": STEPS, **changes}
         if skip == "blur":
             part = name.split()[1].rstrip(",")
             given: Any = dict(seg_scale=SCALE, seg_applied_layers=[part])

@@ -93,10 +93,10 @@ def controlnet(family: str, union: bool = False) -> Any:
 
     If union, it is one for several kinds of pictures."""
     own = ("up_block_types", "sample_size")  # of the UNet
-    shared = {name: value for name, value in config(family).items() if name not in own}
+    shared: Any = {name: value for name, value in config(family).items() if name not in own}
     shared.update(conditioning_embedding_out_channels=(4, 8))
     if union:
-        sizes = dict(num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
+        sizes: Any = dict(num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
         return level(ControlNetUnionModel(**shared, **sizes))
     return level(ControlNetModel(**shared))
 
