@@ -21,10 +21,8 @@ from skipguide.families.lookup import call_convention_of, family_of
 from skipguide.families.rows import COMPARED_WITH, FAMILIES, REFUSED_PIPELINES
 from skipguide.families.schema import Stack
 from support import oracle
-from support.tiny import tiny
+from support.tiny import tiny, without_cfg
 from support.tiny.base import Tiny
-from support.tiny.minimax_h3 import WITHOUT_CFG
-from support.tiny.sd import WITHOUT_CFG as CONSISTENCY
 from support.written import (
     GUIDED,
     STACKED,
@@ -370,7 +368,7 @@ def test_bfloat16(name: str) -> None:
 
 def test_every_pipeline_of_every_row_has_a_tiny_one() -> None:
     named = {name for row in FAMILIES for name in row.pipelines}
-    assert named == {name.split()[0] for name in (*GUIDED, *WITHOUT_CFG, *CONSISTENCY)}
+    assert named == {name.split()[0] for name in (*GUIDED, *without_cfg())}
     assert not named & set(REFUSED_PIPELINES)
 
 

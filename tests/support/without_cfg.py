@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_tcd import TCDScheduler
 
 from support import oracle
-from support.tiny import builders
+from support.tiny import builders, without_cfg
 from support.tiny.base import Tiny
 from support.tiny.helios import PYRAMID, helios
 from support.tiny.minimax_h3 import WITHOUT_CFG
@@ -64,6 +64,16 @@ def _of(name: str, steps: int, scheduler: Any = None, **call: Any) -> Case:
 def _h3(name: str, steps: int) -> Case:
     """The last of the noise levels that are asked for is the end of the run."""
     return Case(WITHOUT_CFG[name], dict(num_inference_steps=steps + 1), steps)
+
+
+def _image(name: str) -> Case:
+    """An image model that is guidance-distilled; strength leaves out the first step."""
+
+    def make() -> Tiny:
+        return without_cfg()[name](torch.float32)
+
+    steps = 4 if name.endswith(("Img2ImgPipeline", "InpaintPipeline", "FillPipeline")) else 3
+    return Case(make, dict(num_inference_steps=steps), 3)
 
 
 def _helios(steps: int) -> Case:
@@ -117,6 +127,8 @@ CASES: dict[str, Case] = {
     "MiniMax-H3": _h3("MiniMaxH3ModularPipeline", 4),
     "MiniMax-H3, keyframe": _h3("MiniMaxH3ModularPipeline keyframe", 6),
     "MiniMax-H3, reference": _h3("MiniMaxH3ModularPipeline reference", 4),
+    "Flux, distilled": _of("FluxPipeline", 4),
+    **{name: _image(name) for name in without_cfg() if name.startswith("Flux")},
     "AnimateDiff, LCM": _of("AnimateDiffPipeline", 4, lambda: LCMScheduler(**BETAS)),
     "AnimateDiff, TCD": _of("AnimateDiffPipeline", 4, lambda: TCDScheduler(**BETAS)),
 }

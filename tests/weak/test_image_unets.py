@@ -4,12 +4,10 @@ STG there, equal to diffusers' and to the authors' own pipelines."""
 from __future__ import annotations
 
 import contextlib
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
@@ -22,7 +20,7 @@ from safetensors.torch import load_file
 from skipguide import NAG, SLG, STG, guide
 from skipguide.families import blocks, presets
 from skipguide.families.examples import denoiser_class, example_of
-from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
+from skipguide.families.rows import FAMILIES
 from skipguide.guider import SkipGuidance
 from support import oracle, without_cfg
 from support.references import seg_tpg
@@ -304,18 +302,3 @@ def test_modular_sdxl_takes_our_guider(layers: Sequence[str], skip: str) -> None
     )
     guider = SkipGuidance(layers=layers, scale=1.3, skip=skip, guidance_scale=4.5)
     assert_same(run(small, STG(list(layers), 1.3, skip), **options), modular(small, guider), plain)
-
-
-# Kolors, which can be imported where sentencepiece is, scripts a function of its text encoder.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-def test_public_pipelines_with_such_a_unet_have_a_row_or_a_reason() -> None:
-    found = set()
-    for name in dir(diffusers):
-        if name.endswith("Pipeline") and not name.startswith(("Flax", "Auto", "Onnx", "Audio")):
-            parts = inspect.signature(getattr(diffusers, name).__init__).parameters
-            kind = str(parts["unet"].annotation) if "unet" in parts else ""
-            if "UNet2DConditionModel" in kind and "Music" not in name:
-                found.add(name)
-    rows = {name for row in FAMILIES for name in row.pipelines}
-    assert len(found) > 50
-    assert found - rows - set(REFUSED_PIPELINES) == set()

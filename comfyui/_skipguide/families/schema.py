@@ -136,10 +136,13 @@ class UNetLayout:
     Args:
         module_order: the lists of a block whose i-th modules run one after the other.
         axis_layers: the halves of a layer by their axes, in the order in which they run.
+        is_divided: there is one axis, and layer i is the i-th block inside of the transformers,
+            which may have several each. PAG, SEG and TPG count like this.
     """
 
     module_order: tuple[str, ...]
     axis_layers: Mapping[str, AxisLayers]
+    is_divided: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,17 @@ class CallConvention:
         scale_argument: the argument of the call that sets g, where its name is another.
         extra_guidance_flags: for each that is true, the pipeline calls the denoiser once more on
             the cond rows, for guidance of its own.
+        own_pass: of the variables of its call, whether it calls the denoiser once more on the cond
+            rows at the step that begins; for what no flag says. The call comes even where the scale
+            of `own_guidance` is 0.
         own_guidance: the scales of guidance of its own beside CFG, and the value that switches each
             off; `__call__` keeps them in attributes with an underscore before the name.
+        own_guidance_argument: the argument of its call without which, or without CFG, there is no
+            such guidance; "" where it is on by itself.
+        cuts_tokens: the denoiser predicts tokens of other pictures after those of the latents, and
+            the pipeline cuts them off.
+        keeps_length: where this flag is true ("always": at every step), the pipeline gives the
+            result of CFG the length of c, per place; so it must get c as it is.
         audio_names: the variables of its call that hold the latents and the scheduler of the sound;
             () where the sound has none of its own.
     """
@@ -186,7 +198,11 @@ class CallConvention:
     scale_argument: str = ""
     unsupported_hint: str = ""
     extra_guidance_flags: tuple[str, ...] = ()
+    own_pass: Callable[[Mapping[str, Any]], bool] | None = None
     own_guidance: tuple[tuple[str, float], ...] = ()
+    own_guidance_argument: str = ""
+    cuts_tokens: bool = False
+    keeps_length: str = ""
     audio_names: tuple[str, ...] = ()
 
 

@@ -15,6 +15,7 @@ from skipguide.families.protocols import (
     Attention,
     JointAttention,
     KandinskyAttention,
+    ParallelAttention,
     Projection,
 )
 
@@ -31,6 +32,17 @@ def plain_attention(attn: Attention, hidden_states: Tensor, *_: object, **__: ob
         gates = 2.0 * torch.sigmoid(to_gate_logits(hidden_states))  # (B, N, heads)
         value = (value.unflatten(2, (attn.heads, -1)) * gates.unsqueeze(-1)).flatten(2, 3)
     return _project_output(attn, value)
+
+
+def parallel_attention(
+    attn: ParallelAttention, hidden_states: Tensor, *_: object, **__: object
+) -> Tensor:
+    """Attend over one stream in a module that has the feed-forward in its projections (Flux 2)."""
+    projected = attn.to_qkv_mlp_proj(hidden_states)
+    gated = attn.mlp_hidden_dim * attn.mlp_mult_factor
+    qkv, feed_forward = projected.split([projected.shape[-1] - gated, gated], dim=-1)
+    value = qkv.chunk(3, dim=-1)[-1]
+    return attn.to_out(torch.cat([value, attn.mlp_act_fn(feed_forward)], dim=-1))
 
 
 def kandinsky_attention(

@@ -3,6 +3,7 @@ steps."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.step import Combination, GuidedStep
 
 Tensor = torch.Tensor
+_log = logging.getLogger("skipguide")
 
 
 class PipelineLoop:
@@ -29,6 +31,7 @@ class PipelineLoop:
     def __init__(self, pipe: Pipeline, restart_controller: RestartController | None = None):
         self.pipe, self.restart_controller = pipe, restart_controller
         self.family, self.calls = lookup.family_of(pipe), lookup.call_convention_of(pipe)
+        self._said_length = False  # in this run
 
     @property
     def owner(self) -> str:
@@ -56,6 +59,7 @@ class PipelineLoop:
             ValueError: for timesteps that are no numbers.
             RuntimeError: for restarts on another scheduler, or that come too late.
         """
+        self._said_length = False
         noise_levels.check_timesteps(self.pipe.scheduler, self.owner)
         restarts, scheduler = self.restart_controller, self.pipe.scheduler
         if restarts is not None and restarts.scheduler is not scheduler:
@@ -203,7 +207,10 @@ class PipelineLoop:
                 " or switch it off in the call."
             )
         by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(self.pipe.guider)
-        step.choose_combination(step.has_cfg and bool(rescaled), by_guider)
+        keeps_length = step.has_cfg and self._keeps_length(frame)
+        if keeps_length:
+            self._check_length(step)
+        step.choose_combination((step.has_cfg and bool(rescaled)) or keeps_length, by_guider)
         if step.is_guided:
             self._check_formula(step, frame)
         batched = self.calls.cfg_mode == "batched"
@@ -216,6 +223,27 @@ class PipelineLoop:
         step.num_passes = (2 if step.has_cfg and not unneeded else 1) + len(own)
         if step.combination is Combination.HELD:
             step.num_passes = 0
+
+    def _keeps_length(self, frame: FrameType) -> bool:
+        """Return whether the pipeline gives the result of CFG the length of c."""
+        flag = self.calls.keeps_length
+        return flag == "always" or bool(flag and call_frame.is_enabled(self.pipe, frame, flag))
+
+    def _check_length(self, step: GuidedStep) -> None:
+        if step.rescales and not self._said_length:
+            self._said_length = True
+            _log.warning(
+                "rescale changes nothing in a step with CFG of a %s, which gives the result the"
+                " length of c at each place anyway.",
+                self.owner,
+            )
+        held = step.is_kept or step.combination is Combination.HELD
+        if held or step.combination is Combination.ZERO:
+            name = "skip_step" if held else "CFGZero with zero_steps above 0"
+            raise ValueError(
+                f"{name} needs a pipeline that takes D as it is, but a {self.owner} gives the"
+                " result of CFG the length of c at each place. Leave it out."
+            )
 
     def _check_formula(self, step: GuidedStep, frame: FrameType) -> None:
         flag = self.calls.unsupported_flag
@@ -265,6 +293,13 @@ class PipelineLoop:
         if output >= len(names):
             return None
         return call_frame.find_tensor(self.pipe, names[output], shape)
+
+    def count_tokens(self) -> int | None:
+        """Return how many tokens the latents of the running call have; None if it has none yet."""
+        frame = call_frame.find_call_frame(self.pipe)
+        assert frame is not None
+        latents = frame.f_locals.get("latents")
+        return None if latents is None else latents.shape[1]
 
     def scheduler_of(self, output: int) -> Any:
         """Return the scheduler of the latents of an output; sound may have a copy of its own."""

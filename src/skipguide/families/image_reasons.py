@@ -1,0 +1,111 @@
+"""Pipelines of diffusers that make images and have no row, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def _for_all(reason: str, names: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(names, reason)
+
+
+REFUSED_PIPELINES: dict[str, str] = {
+    **_for_all(
+        "it has no denoiser of its own, but calls other pipelines: guide() the one that denoises",
+        (
+            "KandinskyCombinedPipeline", "KandinskyImg2ImgCombinedPipeline",
+            "KandinskyInpaintCombinedPipeline", "KandinskyV22CombinedPipeline",
+            "KandinskyV22Img2ImgCombinedPipeline", "KandinskyV22InpaintCombinedPipeline",
+            "StableCascadeCombinedPipeline", "VisualClozePipeline",
+        ),
+    ),
+    "FluxPriorReduxPipeline": (
+        "it makes embeddings of an image by one pass; guide() the FluxPipeline that takes them"
+    ),
+    **_for_all(
+        "it makes embeddings, which have no place in an image, by a model without image tokens",
+        (
+            "KandinskyPriorPipeline", "KandinskyV22PriorPipeline",
+            "KandinskyV22PriorEmb2EmbPipeline", "StableCascadePriorPipeline",
+        ),
+    ),
+    **_for_all(
+        "it makes the parameters of a three-dimensional scene, which is no image",
+        ("ShapEPipeline", "ShapEImg2ImgPipeline"),
+    ),
+    **_for_all(
+        "its UNet takes no text and has attention in few of its blocks, which no row describes",
+        ("ConsistencyModelPipeline", "DDIMPipeline", "DDPMPipeline"),
+    ),
+    "Flux2KleinKVPipeline": (
+        "its transformer keeps keys and values of the pictures that it edits, which a weak pass"
+        " would overwrite; Flux2KleinPipeline takes pictures without"
+    ),
+    "QwenImage21Pipeline": (
+        "its transformer keeps keys and values of the text and of pictures from step to step, which"
+        " a weak pass would overwrite"
+    ),
+    "OmniGenPipeline": (
+        "its transformer keeps keys and values of the text and of pictures from step to step, which"
+        " a weak pass would overwrite"
+    ),
+    "ZImageOmniPipeline": (
+        "its transformer takes nested lists of pictures of several sizes, which no row describes"
+    ),
+    **_for_all(
+        "its UNet has no transformer blocks: one attention sees the image and the keys of the text",
+        (
+            "IFImg2ImgPipeline", "IFImg2ImgSuperResolutionPipeline", "IFInpaintingPipeline",
+            "IFInpaintingSuperResolutionPipeline", "IFPipeline", "IFSuperResolutionPipeline",
+            "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline", "KandinskyPipeline",
+            "KandinskyV22ControlnetImg2ImgPipeline", "KandinskyV22ControlnetPipeline",
+            "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline", "KandinskyV22Pipeline",
+        ),
+    ),
+    **_for_all(
+        "it has three predictions, and a scale for its image beside that of CFG",
+        ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
+    ),
+    **_for_all(
+        "the self-attentions of its UNet see the text, or there are none, by its config",
+        ("StableDiffusionUpscalePipeline", "StableDiffusionLatentUpscalePipeline"),
+    ),
+    **_for_all(
+        "its UNet empties the list of what the adapter adds, so that a second pass has none",
+        ("StableDiffusionAdapterPipeline", "StableDiffusionXLAdapterPipeline"),
+    ),
+    **_for_all(
+        "it measures a picture (depth, normals, materials) and makes none",
+        ("MarigoldDepthPipeline", "MarigoldIntrinsicsPipeline", "MarigoldNormalsPipeline"),
+    ),
+    **_for_all(
+        "diffusers keeps it for old code, and nobody made a row for it",
+        (
+            "AltDiffusionImg2ImgPipeline", "AltDiffusionPipeline",
+            "BlipDiffusionControlNetPipeline", "BlipDiffusionPipeline", "CycleDiffusionPipeline",
+            "LDMTextToImagePipeline", "PaintByExamplePipeline", "SemanticStableDiffusionPipeline",
+            "StableDiffusionAttendAndExcitePipeline", "StableDiffusionControlNetXSPipeline",
+            "StableDiffusionDiffEditPipeline", "StableDiffusionGLIGENPipeline",
+            "StableDiffusionGLIGENTextImagePipeline", "StableDiffusionLDM3DPipeline",
+            "StableDiffusionModelEditingPipeline", "StableDiffusionPanoramaPipeline",
+            "StableDiffusionParadigmsPipeline", "StableDiffusionPix2PixZeroPipeline",
+            "StableDiffusionSAGPipeline", "StableDiffusionXLControlNetXSPipeline",
+        ),
+    ),
+    **_for_all(
+        "nobody made a row for it yet",
+        (
+            "BriaFibo2Pipeline", "BriaFiboEditPipeline", "BriaFiboPipeline", "BriaPipeline",
+            "DiTPipeline", "DreamLiteMobilePipeline", "DreamLitePipeline", "ErnieImagePipeline",
+            "GlmImagePipeline", "Ideogram4Pipeline", "JoyImageEditPlusPipeline",
+            "Kandinsky3Img2ImgPipeline", "Kandinsky3Pipeline", "Kandinsky5I2IPipeline",
+            "Kandinsky5T2IPipeline", "Krea2Pipeline", "LDMSuperResolutionPipeline",
+            "LongCatImageEditPipeline", "LongCatImagePipeline", "NucleusMoEImagePipeline",
+            "OvisImagePipeline", "PRXPipeline", "PRXPixelPipeline", "QwenImageLayeredPipeline",
+            "StableCascadeDecoderPipeline", "StableDiffusion3PAGImg2ImgPipeline",
+            "StableDiffusion3PAGPipeline", "StableDiffusionDepth2ImgPipeline",
+            "StableDiffusionImageVariationPipeline", "StableUnCLIPImg2ImgPipeline",
+            "StableUnCLIPPipeline", "VisualClozeGenerationPipeline",
+        ),
+    ),
+}  # fmt: skip
