@@ -5,7 +5,8 @@
 reads pipeline_seg.py (SusungHong/SEG-SDXL at cf8256d) and pipeline_sdxl_tpg.py
 (TaatiTeam/Token-Perturbation-Guidance at 6ee5a2b) in UPSTREAM, and writes seg_tpg.safetensors
 beside this file: the latents of each case, and under "plain" those of diffusers' own pipeline,
-which tell whether the weights are still the same. Attention processors that diffusers has removed
+which tell whether the weights are still the same. It prints how far SEG's finite blur is from the
+library's. Attention processors that diffusers has removed
 since are replaced by empty classes, which nothing uses; TPG's orders are the library's, for it
 draws others each time."""
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from unittest import mock
 import torch
 from safetensors.torch import save_file
 
-from skipguide.weak.step_context import random_permutation
+from skipguide.weak.step_context import gaussian_blur_matrix, random_permutation
 from support import oracle
 from support.tiny import tiny
 from support.tiny.base import Tiny
@@ -70,6 +72,18 @@ def orders(layers: list[str]) -> Any:
     return drawn
 
 
+def print_distances_of_blur(size: int = 32) -> None:
+    """Print how far SEG's blur of random queries is from the library's, as a part of what it
+    changes in them."""
+    theirs = importlib.import_module("pipeline_seg").gaussian_blur_2d
+    queries = torch.randn(1, 64, size, size, generator=torch.Generator().manual_seed(0))
+    for sigma in (1.0, 4.0, 10.0, 100.0):
+        width = math.ceil(6 * sigma) + 1 - math.ceil(6 * sigma) % 2
+        found, matrix = theirs(queries, width, sigma), gaussian_blur_matrix(size, sigma).float()
+        away = (found - matrix @ queries @ matrix).norm() / (queries - found).norm()
+        print(f"sigma {sigma:g}, {size} x {size} tokens: {float(away):.1%}")
+
+
 def main(folder: Path) -> None:
     """Run all cases, and write their latents."""
     sys.path.insert(0, str(folder))
@@ -88,6 +102,7 @@ def main(folder: Path) -> None:
             with mock.patch("torch.randperm", orders(layers)):
                 found[name] = oracle.run(theirs, **options, **given)
     save_file(found, FILE)
+    print_distances_of_blur()
 
 
 if __name__ == "__main__":
