@@ -27,7 +27,7 @@ from support.references import seg_tpg
 from support.tiny import builders, tiny
 from support.tiny.base import Tiny
 from support.tiny.sd import WITHOUT_CFG
-from support.written import paths_of, trace_of
+from support.written import assert_equal, by_hand, paths_of, trace_of
 
 Tensor = torch.Tensor
 ROWS = {row.name: row for row in FAMILIES}
@@ -72,6 +72,19 @@ def test_layers_are_counted_as_pag_seg_and_tpg_count_them(
     assert [blocks_of.get_submodule(name) for blocks_of, name in site.inner_blocks()] == [
         unet.get_submodule(path)
     ]
+
+
+@pytest.mark.parametrize("skip", ["residual", "attention"])
+def test_blocks_equal_separate_full_passes(skip: str) -> None:
+    """One of two blocks, both, and both of one transformer with one of the next."""
+    small, heard = tiny("StableDiffusionXLPipeline"), {}
+    plain = run(small)
+    for layers in (["down:1"], MID, ["up:0", "up:1", "up:3"]):
+        term = STG(layers, 1.3, skip, stop=0.5)
+        ours = run(small, term)
+        assert_equal(small, ours, by_hand(small, [term], heard=heard), plain)
+        with guide(small.pipe, term, share_prefix=False):
+            assert torch.equal(oracle.run(small, **small.short), ours)
 
 
 @contextlib.contextmanager
