@@ -19,7 +19,6 @@ MAKES_IMAGES = re.compile(r"Output\(\s*images=|images=image|ImagePipelineOutput"
 # Rows of these come with other changes; whoever makes one takes the prefix away.
 LATER = (
     "AuraFlow", "CogView3", "HiDream", "HunyuanDiT", "HunyuanImage", "Lumina", "PixArt", "Sana",
-    "ZImage",
 )  # fmt: skip
 
 

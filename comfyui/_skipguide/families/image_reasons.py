@@ -50,6 +50,11 @@ REFUSED_PIPELINES: dict[str, str] = {
         "its transformer keeps keys and values of the text and of pictures from step to step, which"
         " a weak pass would overwrite"
     ),
+    **_for_all(
+        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of one"
+        " half has not",
+        ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
+    ),
     "ZImageOmniPipeline": (
         "its transformer takes nested lists of pictures of several sizes, which no row describes"
     ),

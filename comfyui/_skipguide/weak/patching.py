@@ -329,6 +329,17 @@ def select_half(half: int, value: Any) -> Any:
     return _map_tensors(select, value)
 
 
+def select_entries(half: int, rows: Sequence[Any]) -> list[Any]:
+    """Return one half of a list with an entry for each row of a batch.
+
+    Args:
+        half: UNCOND or COND.
+        rows: the list.
+    """
+    middle = len(rows) // 2
+    return list(rows[:middle] if half == UNCOND else rows[middle:])
+
+
 def repeat_rows(copies: int, value: Any) -> Any:
     """Return a batch several times over: a tensor, or every tensor in a tuple, list or dictionary.
 

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from skipguide.method import formula
+from skipguide.method.protocols import Inputs
 
 if TYPE_CHECKING:
     from skipguide.bench.step_cost import BenchmarkStep
 
 Tensor = torch.Tensor
-TEXT = "encoder_hidden_states"  # the input in which cond and uncond differ
+
+
+def text_input(inputs: Inputs) -> str:
+    """Return the name of the input in which cond and uncond differ."""
+    return next(name for name in ("encoder_hidden_states", "cap_feats") if name in inputs)
 
 
 def peer_ways(step: BenchmarkStep, g: float) -> tuple[dict[str, Callable[[], Tensor]], str]:
@@ -96,9 +101,10 @@ def run_slg_guider(step: BenchmarkStep, g: float) -> Tensor:
     )
     timestep: Any = torch.tensor(500)
     guider.set_state(1, 2, timestep)  # its window begins after its first step
-    batches: Any = guider.prepare_inputs({TEXT: (step.cond[TEXT], step.uncond[TEXT])})
+    text = text_input(step.cond)
+    batches: Any = guider.prepare_inputs({text: (step.cond[text], step.uncond[text])})
     for batch in batches:
         guider.prepare_models(step.model)
-        (batch.noise_pred, *_) = step.predict({**step.cond, TEXT: getattr(batch, TEXT)})
+        (batch.noise_pred, *_) = step.predict({**step.cond, text: getattr(batch, text)})
         guider.cleanup_models(step.model)
     return guider(batches).pred

@@ -58,7 +58,8 @@ class BenchmarkStep:
         with torch.device(device):
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
         self.model = model
-        self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
+        text = peers.text_input(self.cond)
+        self.uncond = {**self.cond, text: self.uncond[text]}
         self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
         self.pipe = _build_bare_pipeline(self)
         self.sites = family_blocks.layer_sites(self.family, model)
@@ -94,7 +95,8 @@ class BenchmarkStep:
         if self.calls.cfg_mode == "none":
             return self.predict(self.cond)[0], None
         if self.calls.cfg_mode == "batched":
-            u, c = self.predict(self.batched_inputs)[0].chunk(2)
+            halves = self.predict(self.batched_inputs)[0].chunk(2)
+            c, u = halves if self.calls.cond_first else halves[::-1]
             return c, u
         return self.predict(self.cond)[0], self.predict(self.uncond)[0]
 
@@ -212,23 +214,31 @@ def _build_with_own_weights(
 
 
 def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
-    """Return the inputs of one call on [uncond, cond]."""
+    """Return the inputs of one call on [uncond, cond], or the other way round."""
+    first, second = uncond, cond
+    if next(iter(row.pipelines.values())).cond_first:
+        first, second = cond, uncond
+    joined = {n: _join(first[n], second[n]) for n in row.batched_inputs if n in cond}
+    listed = {name: [*first[name], *second[name]] for name in row.listed_inputs}
+    return {**cond, **joined, **listed}
 
-    def join(u: Any, c: Any) -> Any:
-        if isinstance(c, dict):  # SDXL's pooled text, and the numbers about its image
-            return {name: join(u[name], c[name]) for name in c}
-        return torch.cat([u, c]) if torch.is_tensor(c) else c
 
-    return {**cond, **{n: join(uncond[n], cond[n]) for n in row.batched_inputs if n in cond}}
+def _join(first: Any, second: Any) -> Any:
+    if isinstance(first, dict):  # SDXL's pooled text, and the numbers about its image
+        return {name: _join(first[name], second[name]) for name in first}
+    return torch.cat([first, second]) if torch.is_tensor(first) else first
 
 
 def _cast_floats(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    def cast(value: Any) -> Any:
-        if isinstance(value, dict):
-            return _cast_floats(value, dtype)
-        return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+    return {name: _cast(value, dtype) for name, value in inputs.items()}
 
-    return {name: cast(value) for name, value in inputs.items()}
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, dict):
+        return _cast_floats(value, dtype)
+    if isinstance(value, list):
+        return [_cast(item, dtype) for item in value]
+    return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
 
 
 def _build_bare_pipeline(step: BenchmarkStep) -> Any:

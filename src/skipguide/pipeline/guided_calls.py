@@ -215,7 +215,8 @@ class GuidedCalls:
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._own_guidance.settle(frame, bool(step.active_terms))
         self._loop.add_calls(step, frame, self.request.replace_own)
-        step.choose_batch(self.request.exact, always_split=split or step.has_nag)
+        other_order = self._loop.calls.cond_first and step.is_guided
+        step.choose_batch(self.request.exact, split or step.has_nag or other_order)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
@@ -351,7 +352,8 @@ class GuidedCalls:
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
             return combine.replace_samples(output, step.returned)
-        pairs = zip(us, step.returned, strict=True)
+        halves = (step.returned, us) if self._loop.calls.cond_first else (us, step.returned)
+        pairs = zip(*halves, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
 
     def _choose_plan(self, guided: GuidedDenoiser, index: int, has_cfg: bool) -> None:
@@ -525,9 +527,14 @@ class GuidedCalls:
 
     def _select_rows(self, inputs: ReadOnlyInputs, half: int) -> Inputs:
         """Return the inputs of the denoiser for one half of the batch."""
-        batched = self.family.batched_inputs
+        batched, listed = self.family.batched_inputs, self.family.listed_inputs
+        position = 1 - half if self._loop.calls.cond_first else half
         return {
-            name: patching.select_half(half, value) if name in batched else value
+            name: value
+            if name not in batched
+            else patching.select_entries(position, value)
+            if name in listed
+            else patching.select_half(position, value)
             for name, value in inputs.items()
         }
 

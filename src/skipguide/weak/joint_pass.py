@@ -82,9 +82,13 @@ class JointPass:
 
     def repeat_inputs(self, inputs: ReadOnlyInputs) -> Inputs:
         """Return the inputs of the denoiser for all terms, from those of the conditional rows."""
-        batched, copies = self.members[0].family.batched_inputs, len(self.members)
+        family, copies = self.members[0].family, len(self.members)
         return {
-            name: patching.repeat_rows(copies, value) if name in batched else value
+            name: value
+            if name not in family.batched_inputs
+            else [*value] * copies
+            if name in family.listed_inputs
+            else patching.repeat_rows(copies, value)
             for name, value in inputs.items()
         }
 
