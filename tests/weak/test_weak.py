@@ -54,6 +54,9 @@ VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
     "AnimateDiffPipeline": ((3, 8, 16), "", {"height": 16, "width": 32}),
     "SanaVideoPipeline": ((2, 2, 2), "", {}),
     "CogView4Pipeline": ((1, 4, 8), "before", {"height": 16, "width": 32}),
+    "StableDiffusion3Pipeline": ((1, 4, 8), "after", {"height": 16, "width": 32}),
+    "FluxPipeline": ((1, 4, 4), "before", {}),
+    "QwenImagePipeline": ((1, 4, 4), "before", {}),
 }
 FACTORIZED = (
     "LattePipeline", "OpenSoraPipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline"
@@ -151,10 +154,11 @@ def weakened(name: str, skip: str, strength: float | None) -> Callable[..., nn.M
         model: nn.Module, layers: Sequence[str], _: str, attentions: Sequence[str]
     ) -> nn.Module:
         weak = copy.deepcopy(model)
+        there = dict(weak.named_modules())
         for path in [f"{layer}.{attention}" for layer in layers for attention in attentions]:
-            put_aside(
-                weak.get_submodule(path), functools.partial(BY_HAND[skip], strength), name, path
-            )
+            if path in there:
+                change = functools.partial(BY_HAND[skip], strength)
+                put_aside(there[path], change, name, path)
         return weak
 
     return made
@@ -205,7 +209,7 @@ def both(name: str, term: STG, monkeypatch: pytest.MonkeyPatch, weak: Any) -> No
 # --- attention ------------------------------------------------------------------------------------
 
 UNET = {"StableVideoDiffusionPipeline": ["mid:0", "up:2"], "AnimateDiffPipeline": ["up:1", "up:2"]}
-DUAL = {"HunyuanVideoPipeline": ["dual:1", "single:0"]}
+DUAL = dict.fromkeys(("HunyuanVideoPipeline", "FluxPipeline"), ["dual:1", "single:0"])
 SEEN = {
     "soft": [
         "MochiPipeline",
@@ -215,7 +219,7 @@ SEEN = {
         *UNET,
     ],
     "blur": [*JOINT, "LattePipeline", "OpenSoraPipeline", *UNET],
-    "frames": [name for name in JOINT if name != "CogView4Pipeline"],
+    "frames": [name for name in JOINT if VIDEOS[name][0][0] > 1],
 }
 
 

@@ -46,13 +46,9 @@ REFUSED_PIPELINES: dict[str, str] = {
         "its transformer keeps keys and values of the text and of pictures from step to step, which"
         " a weak pass would overwrite"
     ),
-    "OmniGenPipeline": (
-        "its transformer keeps keys and values of the text and of pictures from step to step, which"
-        " a weak pass would overwrite"
-    ),
     **_for_all(
-        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of one"
-        " half has not",
+        "its ControlNet adds to tokens that are padded for the whole batch of CFG, as those of a"
+        " pass of one half are not",
         ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
     ),
     "ZImageOmniPipeline": (
@@ -107,7 +103,8 @@ REFUSED_PIPELINES: dict[str, str] = {
             "Kandinsky3Img2ImgPipeline", "Kandinsky3Pipeline", "Kandinsky5I2IPipeline",
             "Kandinsky5T2IPipeline", "Krea2Pipeline", "LDMSuperResolutionPipeline",
             "LongCatImageEditPipeline", "LongCatImagePipeline", "NucleusMoEImagePipeline",
-            "OvisImagePipeline", "PRXPipeline", "PRXPixelPipeline", "QwenImageLayeredPipeline",
+            "OmniGenPipeline", "OvisImagePipeline", "PRXPipeline", "PRXPixelPipeline",
+            "QwenImageLayeredPipeline",
             "StableCascadeDecoderPipeline", "StableDiffusion3PAGImg2ImgPipeline",
             "StableDiffusion3PAGPipeline", "StableDiffusionDepth2ImgPipeline",
             "StableDiffusionImageVariationPipeline", "StableUnCLIPImg2ImgPipeline",
