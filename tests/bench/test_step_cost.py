@@ -63,7 +63,7 @@ def weak_by_hand(step: step_cost.BenchmarkStep) -> list[torch.Tensor]:
             paths = oracle.layers_of_unet(step.model)[str(term.layers[0])].skipped(
                 term.skip, term.axis
             )
-            attentions = step.family.unet.axis_layers[term.axis].attention if term.axis else ()
+            attentions = step.family.unet.axis_layers[term.axis or "spatial"].attention
         weak = oracle.weakened(step.model, paths, term.skip, attentions)
         found.append(oracle.samples(weak(**step.cond))[0].float())
     return found
@@ -162,14 +162,15 @@ def depths(row: Any, model: torch.nn.Module) -> dict[str, int]:
 @pytest.mark.parametrize("family", UNETS)
 def test_full_size_is_that_of_the_public_checkpoint(family: str) -> None:
     """Parameters as the hub counts them for SVD XT, AnimateDiff's two parts (860 + 453),
-    ModelScope, I2VGen-XL."""
+    ModelScope, I2VGen-XL, Stable Diffusion 1.5 and SDXL."""
     row = next(row for row in FAMILIES if row.name == family)
     work = example_of(family).workload("full")
     with torch.device("meta"):
         model = torch.nn.Module.to(denoiser_class(row)(**work.config), "meta")
         given = work.inputs(1)
     assert depths(row, model) == {name: stack.depth for name, stack in row.stacks.items()}
-    millions = {"svd": 1525, "animatediff": 1313, "modelscope": 1411, "i2vgen-xl": 1420}[family]
+    sizes = {"svd": 1525, "animatediff": 1313, "modelscope": 1411, "i2vgen-xl": 1420}
+    millions = {**sizes, "sd": 860, "sdxl": 2567}[family]
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.005)
     with torch.no_grad():
         assert model(**given).sample.shape[-2:] == given["sample"].shape[-2:]

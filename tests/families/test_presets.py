@@ -16,6 +16,7 @@ from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3
 from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
@@ -24,6 +25,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from skipguide import SLG, STG, Modality
 from skipguide.families import presets
 from skipguide.families import rows as family_rows
+from skipguide.families.examples import example_of
 from skipguide.families.presets import Preset
 from skipguide.families.schema import Family
 from skipguide.generate.resolve import resolve_settings
@@ -134,6 +136,7 @@ def test_hunyuan_dual_and_single_are_told_apart() -> None:
 
 # --- what is picked -------------------------------------------------------------------------------
 
+SDXL = example_of("sdxl").config("full")
 MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "mochi": ("MochiPipeline", MochiTransformer3DModel, {}),
     "lab-mochi": (
@@ -173,6 +176,9 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     "opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, {}),
     "lab-opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, lab_opensora.TRANSFORMER),
+    "sd1.5-pag": ("StableDiffusionPipeline", UNet2DConditionModel, {}),
+    "sdxl-pag": ("StableDiffusionXLPipeline", UNet2DConditionModel, SDXL),
+    "kolors-pag": ("KolorsPipeline", UNet2DConditionModel, SDXL),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skipguide import APG, SLG, STG, Random, guide
-from skipguide.families.lookup import call_convention_of
+from skipguide.families.lookup import call_convention_of, family_of
 from skipguide.families.rows import FAMILIES
 from skipguide.method.request import GuidanceRequest
 from skipguide.weak import joint_pass
@@ -18,7 +18,7 @@ from support import foreign, oracle
 from support.tiny import builders, tiny
 from support.tiny.base import Tiny
 from support.tiny_mochi import TINY_CALL, tiny_mochi
-from support.written import GUIDED, UNETS, addresses, has_attention, is_unet, paths_of
+from support.written import GUIDED, HALVED, addresses, has_attention, is_unet, paths_of
 
 # What rounding may move, as a share of what the push moves: the lengths over a run of two steps.
 # Most families are at 1e-5; group norms over a few pixels make 1.4e-4 of it in the tiny SVD.
@@ -38,15 +38,16 @@ def terms_of(small: Tiny) -> list[STG]:
     """Two terms that start in the same layer, and one that does not."""
     last = list(addresses(small).values())[-1]
     if is_unet(small):
+        axes = family_of(small.pipe).axes
         layer = next(
             layer
             for layer in last
-            if all(paths_of(small, [layer], "residual", axis) for axis in ("spatial", "temporal"))
+            if all(paths_of(small, [layer], "residual", axis) for axis in axes)
         )
         return [
             STG([layer], 1.3, "attention", "spatial"),
             STG(["mid:0"], 0.4),
-            STG([layer], 0.7, "attention", "temporal"),
+            STG([layer], 0.7, "attention", axes[-1]),
         ]
     skip = "attention" if has_attention(small, last[1]) else "residual"
     return [STG([last[1]], 1.3), STG([last[2]], 0.4, skip), STG([last[1]], 0.7, skip)]
@@ -104,7 +105,7 @@ def test_one_batch_is_the_same_but_for_rounding(small: Tiny) -> None:
     assert (full - ours).norm() <= TOLERANCE * (ours - plain).norm()
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", HALVED)
 def test_halves_of_layers_in_one_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both halves bypassed, one of them, and an attention in the other, whatever it costs."""
     monkeypatch.setattr(joint_pass, "LARGEST_WASTE", 9.0)

@@ -263,6 +263,8 @@ class Layer:
 def layers_of_unet(unet: Any) -> dict[str, Layer]:
     """By address: the places for transformers on the way down, in the middle and on the way up,
     counted in each."""
+    if type(unet).__name__ == "UNet2DConditionModel":
+        return blocks_of_image_unet(unet)
     found: dict[str, Layer] = {}
     down = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
     up = [f"up_blocks.{i}" for i in range(len(unet.up_blocks))]
@@ -304,6 +306,32 @@ def layer_of_unet(unet: Any, spatial: str | None, temporal: str | None) -> Layer
         {axis: blocks(path) for axis, [path] in halves.items()},
         [p for [p] in halves.values()],
     )
+
+
+def blocks_of_image_unet(unet: Any) -> dict[str, Layer]:
+    """By address: the transformer blocks of an image UNet, counted in each part as PAG does."""
+    found: dict[str, Layer] = {}
+    for part in ("down", "mid", "up"):
+        paths = [
+            path
+            for path, _ in unet.named_modules()
+            if path.startswith(f"{part}_block") and path.split(".")[-2:-1] == ["transformer_blocks"]
+        ]
+        for count, path in enumerate(paths):
+            found[f"{part}:{count}"] = Layer({"spatial": [path]}, {"spatial": [path]}, [path])
+    return found
+
+
+def whole_transformers(unet: Any, paths: Sequence[str]) -> list[str]:
+    """The modules that return their input: a transformer all of whose blocks are named, or else the
+    blocks."""
+    found: dict[str, None] = {}
+    for path in paths:
+        transformer, _, _ = path.partition(".transformer_blocks.")
+        siblings = unet.get_submodule(f"{transformer}.transformer_blocks")
+        every = all(f"{transformer}.transformer_blocks.{i}" in paths for i in range(len(siblings)))
+        found[transformer if every else path] = None
+    return list(found)
 
 
 # --- the formula ----------------------------------------------------------------------------------

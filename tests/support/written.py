@@ -24,10 +24,18 @@ GUIDED = [
     for name in builders()
     if name.split()[0] not in REFUSED_PIPELINES and not name.endswith(" zero")
 ]
+
+
+def axes_of(name: str) -> list[str]:
+    """Of a pipeline's family; none where attention is joint."""
+    return [axis for row in FAMILIES if name.split()[0] in row.pipelines for axis in row.axes]
+
+
 UNETS = [
     name for name in GUIDED if any(name.split()[0] in row.pipelines for row in FAMILIES if row.unet)
 ]
 STACKED = [name for name in GUIDED if name not in UNETS]
+HALVED = [name for name in UNETS if axes_of(name) == ["spatial", "temporal"]]
 
 
 def is_unet(small: Tiny) -> bool:
@@ -57,7 +65,7 @@ def ends_of(layers: Sequence[str]) -> list[str]:
 def attentions_of(small: Tiny) -> list[str]:
     """The self-attentions of a block, by their paths in it."""
     if is_unet(small):
-        return ["attn1", "attn2"]
+        return ["attn1", "attn2"]  # of those along time both are self-attentions
     first = next(iter(family_of(small.pipe).stacks.values()))
     paths = {
         path for path, _ in oracle.models(small)[0].get_submodule(f"{first.path}.0").named_modules()
@@ -73,8 +81,12 @@ def paths_of(small: Tiny, layers: Sequence[int | str], skip: str, axis: str | No
     """The modules that layers are. An int is a block of each axis, or of one, where those of two
     run in turn."""
     if is_unet(small):
-        found = oracle.layers_of_unet(oracle.models(small)[0])
-        return [path for layer in layers for path in found[str(layer)].skipped(skip, axis)]
+        unet = oracle.models(small)[0]
+        found = oracle.layers_of_unet(unet)
+        paths = [path for layer in layers for path in found[str(layer)].skipped(skip, axis)]
+        layout = family_of(small.pipe).unet
+        divided = layout is not None and layout.is_divided
+        return oracle.whole_transformers(unet, paths) if divided and skip == "residual" else paths
     stacks = family_of(small.pipe).stacks
     in_turn = any(stack.axis for stack in stacks.values())
     paths = []

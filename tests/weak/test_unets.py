@@ -17,6 +17,7 @@ from support import oracle
 from support.tiny import builders, tiny
 from support.tiny.base import Tiny
 from support.written import (
+    HALVED,
     UNETS,
     addresses,
     assert_equal,
@@ -142,7 +143,7 @@ def evaluated_again(order: list[str], skipped: list[str], skip: str) -> list[str
     return [path for path in after if skip == "attention" or not within(path, skipped)]
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", HALVED)
 def test_modules_before_the_first_skipped_one_do_not_run_again(name: str) -> None:
     small = tiny(name)
     plain = rows_of(small)

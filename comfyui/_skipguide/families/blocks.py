@@ -2,12 +2,13 @@
 """Find the blocks of a model, and those that the layers of a term name.
 
 A denoiser is a chain of sites, one for each block, or one for each half of a transformer layer of a
-UNet. The rest of the package speaks of layers as positions in this chain."""
+UNet (of a UNet for images one for each transformer block). The rest of the package speaks of layers
+as positions in this chain."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -273,6 +274,7 @@ class LayerSite:
         axis: the axis along which its attention sees; None for joint attention.
         axis_layers: in a UNet, what the row says of layers of this axis.
         preceding_modules: in a UNet, the modules that run before it, each as large as can be.
+        inner_block: in a UNet whose transformers are divided, the name of its block in them.
     """
 
     stack: Stack
@@ -283,6 +285,7 @@ class LayerSite:
     axis: str | None = None
     axis_layers: AxisLayers | None = None
     preceding_modules: tuple[schema.Entry, ...] = ()
+    inner_block: str = ""
 
     @property
     def block(self) -> nn.Module:
@@ -303,7 +306,15 @@ class LayerSite:
         """Return the transformer blocks in this half of a UNet's layer."""
         assert self.axis_layers is not None
         blocks = self.block.get_submodule(self.axis_layers.blocks)
-        return [(blocks, name) for name in blocks._modules]
+        return [(blocks, name) for name in blocks._modules if self.inner_block in ("", name)]
+
+    @property
+    def text_block(self) -> nn.Module:
+        """The module by whose paths the row names attention to the text."""
+        if not self.inner_block:
+            return self.block
+        ((blocks, name),) = self.inner_blocks()
+        return blocks.get_submodule(name)
 
     def attentions(self) -> Iterator[tuple[schema.Entry, ValueProjection]]:
         """Yield the self-attentions, each with what computes it when its map is the identity."""
@@ -345,7 +356,8 @@ class LayerSite:
 def layer_sites(family: Family, denoiser: nn.Module) -> tuple[LayerSite, ...]:
     """Return the chain of a denoiser: every block, in the order in which they run."""
     if family.unet is not None:
-        return tuple(_unet_layer_sites(family, family.unet, denoiser))
+        found = _unet_layer_sites(family, family.unet, denoiser)
+        return tuple(_divide_sites(found) if family.unet.is_divided else found)
     stacks = {
         name: (stack, denoiser.get_submodule(stack.path)) for name, stack in family.stacks.items()
     }
@@ -392,6 +404,18 @@ def _unet_layer_sites(family: Family, unet: UNetLayout, denoiser: nn.Module) -> 
             finished.append((owner, key))
 
 
+def _divide_sites(sites: Iterable[LayerSite]) -> Iterator[LayerSite]:
+    """Yield a site for each block inside of the transformers of a UNet, counted in its part."""
+    counts: dict[str, int] = {}
+    for site in sites:
+        inner = site.inner_blocks()
+        for n, (_, key) in enumerate(inner):
+            before = (*site.preceding_modules, *inner[:n])
+            index = counts.get(site.name, 0)
+            counts[site.name] = index + 1
+            yield dataclasses.replace(site, index=index, preceding_modules=before, inner_block=key)
+
+
 def _modules_in_order(
     unet: UNetLayout, block: nn.Module, mid: bool
 ) -> list[tuple[nn.Module, str, int]]:
@@ -413,7 +437,8 @@ def modules_to_bypass(
 ) -> list[schema.Entry]:
     """Return the modules to bypass when site k is skipped.
 
-    It is the whole module, or one half's blocks if the other half of the layer stays.
+    It is the whole module, or the site's blocks in it if another site there stays: the other half
+    of a layer, or other blocks of a divided transformer.
 
     Args:
         sites: the chain.

@@ -4,13 +4,19 @@ its pipelines call CFG.
 
 `schema.py` says what the fields mean. To support another model, add a row and an example to
 `families/examples` (docs/add-a-family.md). Models that make videos are here, those that make images
-in `image_rows.py`; FAMILIES has all of them."""
+in `image_rows.py` and, UNets, in `image_unet_rows.py`; FAMILIES has all of them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ..families import identity_attention, image_reasons, image_rows, text_attention
+from ..families import (
+    identity_attention,
+    image_reasons,
+    image_rows,
+    image_unet_rows,
+    text_attention,
+)
 from ..families.row_parts import (
     BATCHED,
     BATCHED_FLOAT32,
@@ -554,7 +560,7 @@ VIDEO_FAMILIES = (
     ),
 )  # fmt: skip
 
-FAMILIES = (*VIDEO_FAMILIES, *image_rows.FAMILIES)
+FAMILIES = (*VIDEO_FAMILIES, *image_rows.FAMILIES, *image_unet_rows.FAMILIES)
 
 # The newest diffusers whose pipelines for videos and images were all compared with the rows.
 COMPARED_WITH = "0.42.1"

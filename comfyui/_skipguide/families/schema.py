@@ -136,10 +136,13 @@ class UNetLayout:
     Args:
         module_order: the lists of a block whose i-th modules run one after the other.
         axis_layers: the halves of a layer by their axes, in the order in which they run.
+        is_divided: there is one axis, and layer i is the i-th block inside of the transformers,
+            which may have several each. PAG, SEG and TPG count like this.
     """
 
     module_order: tuple[str, ...]
     axis_layers: Mapping[str, AxisLayers]
+    is_divided: bool = False
 
 
 @dataclass(frozen=True)

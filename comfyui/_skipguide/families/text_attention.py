@@ -58,6 +58,7 @@ _TEXT = {"encoder_hidden_states": _NEGATIVE}
 _MASKED_TEXT = {**_TEXT, "encoder_attention_mask": _NEGATIVE_MASK}
 
 PLAIN_PROMPT = NegativePrompt(_TEXT, ("", _NEGATIVE))
+POOLED_PROMPT = NegativePrompt(_TEXT, ("", _NEGATIVE, "", ""))  # pooled texts stay the prompt's
 MASKED_PROMPT = NegativePrompt(_MASKED_TEXT, ("", "", _NEGATIVE, _NEGATIVE_MASK))
 HUNYUAN_PROMPT = NegativePrompt(
     _MASKED_TEXT, (_NEGATIVE, "", _NEGATIVE_MASK), as_prompt=True, every_step=True

@@ -218,13 +218,15 @@ def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
     first, second = uncond, cond
     if next(iter(row.pipelines.values())).cond_first:
         first, second = cond, uncond
-    joined: Inputs = {
-        name: torch.cat([first[name], second[name]])
-        for name in row.batched_inputs
-        if torch.is_tensor(cond.get(name))
-    }
+    joined = {n: _join(first[n], second[n]) for n in row.batched_inputs if n in cond}
     listed = {name: [*first[name], *second[name]] for name in row.listed_inputs}
     return {**cond, **joined, **listed}
+
+
+def _join(first: Any, second: Any) -> Any:
+    if isinstance(first, dict):  # SDXL's pooled text, and the numbers about its image
+        return {name: _join(first[name], second[name]) for name in first}
+    return torch.cat([first, second]) if torch.is_tensor(first) else first
 
 
 def _cast_floats(inputs: Inputs, dtype: torch.dtype) -> Inputs:
@@ -232,6 +234,8 @@ def _cast_floats(inputs: Inputs, dtype: torch.dtype) -> Inputs:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, dict):
+        return _cast_floats(value, dtype)
     if isinstance(value, list):
         return [_cast(item, dtype) for item in value]
     return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value

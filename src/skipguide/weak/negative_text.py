@@ -67,9 +67,9 @@ class NegativeText:
                 self.block_patches.append((*site.entry, proxy))
             elif is_guided:
                 owner, _, name = text.path.rpartition(".")
-                parent = site.block.get_submodule(owner)
+                parent = site.text_block.get_submodule(owner)
                 real = patching.get_child(parent, name)
-                proxy = CrossAttention(real, self, site.block, text)
+                proxy = CrossAttention(real, self, site.text_block, text)
                 self.attention_patches.append((parent, name, proxy))
 
     def _names_of_inputs(self) -> list[str]:
@@ -109,9 +109,10 @@ class NegativeText:
         """Find the inputs of the blocks in a call of the denoiser with the negative text.
 
         Yields the patches of that call, in which no block runs."""
-        first, *others = self._sites
+        first = self._sites[0].entry  # of a UNet it has several blocks, and a site for each
+        others = [site for site in self._sites if site.entry != first]
         yield [
-            (*first.entry, self._recorder),
+            (*first, self._recorder),
             *((*site.entry, patching.Bypass(site.block, site.stack)) for site in others),
         ]
         self._inputs = self._recorder.take()
