@@ -20,10 +20,9 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_tcd import TCDScheduler
 
 from support import oracle
-from support.tiny import builders
+from support.tiny import builders, without_cfg
 from support.tiny.base import Tiny
 from support.tiny.helios import PYRAMID, helios
-from support.tiny.minimax_h3 import WITHOUT_CFG
 from support.tiny.wan import scheduler as unipc
 
 LTX_TIMESTEPS = [1000, 993, 987, 981, 975, 909, 725, 0.03]  # of the distilled LTX-Video
@@ -63,7 +62,13 @@ def _of(name: str, steps: int, scheduler: Any = None, **call: Any) -> Case:
 
 def _h3(name: str, steps: int) -> Case:
     """The last of the noise levels that are asked for is the end of the run."""
-    return Case(WITHOUT_CFG[name], dict(num_inference_steps=steps + 1), steps)
+    return Case(without_cfg()[name], dict(num_inference_steps=steps + 1), steps)
+
+
+def _sprint(name: str, steps: int) -> Case:
+    """Its scheduler has a noise level of its own for two steps alone."""
+    other = {} if steps == 2 else dict(intermediate_timesteps=None)
+    return Case(without_cfg()[name], dict(num_inference_steps=steps, **other), steps)
 
 
 def _helios(steps: int) -> Case:
@@ -117,6 +122,9 @@ CASES: dict[str, Case] = {
     "MiniMax-H3": _h3("MiniMaxH3ModularPipeline", 4),
     "MiniMax-H3, keyframe": _h3("MiniMaxH3ModularPipeline keyframe", 6),
     "MiniMax-H3, reference": _h3("MiniMaxH3ModularPipeline reference", 4),
+    "SANA-Sprint": _sprint("SanaSprintPipeline", 4),
+    "SANA-Sprint, two steps": _sprint("SanaSprintPipeline", 2),
+    "SANA-Sprint, image": _sprint("SanaSprintImg2ImgPipeline", 2),
     "AnimateDiff, LCM": _of("AnimateDiffPipeline", 4, lambda: LCMScheduler(**BETAS)),
     "AnimateDiff, TCD": _of("AnimateDiffPipeline", 4, lambda: TCDScheduler(**BETAS)),
 }

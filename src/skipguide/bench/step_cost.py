@@ -58,7 +58,8 @@ class BenchmarkStep:
         with torch.device(device):
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
         self.model = model
-        self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
+        text = next(name for name in self.cond if name.startswith("encoder_hidden_states"))
+        self.uncond = {**self.cond, text: self.uncond[text]}
         self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
         self.pipe = _build_bare_pipeline(self)
         self.sites = family_blocks.layer_sites(self.family, model)
@@ -214,8 +215,8 @@ def _build_with_own_weights(
 def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
     """Return the inputs of one call on [uncond, cond]."""
     joined = {
-        name: torch.cat([uncond[name], cond[name]])
-        for name in row.batched_inputs
+        name: torch.cat([uncond[name], cond[name]], dim)
+        for name, dim in row.batch_dims.items()
         if torch.is_tensor(cond.get(name))
     }
     return {**cond, **joined}

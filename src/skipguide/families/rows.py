@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from skipguide.families import identity_attention, image_rows, text_attention
+from skipguide.families import identity_attention, image_rows, more_image_rows, text_attention
 from skipguide.families.row_parts import (
     BATCHED,
     BATCHED_FLOAT32,
@@ -553,7 +553,7 @@ VIDEO_FAMILIES = (
     ),
 )  # fmt: skip
 
-FAMILIES = (*VIDEO_FAMILIES, *image_rows.FAMILIES)
+FAMILIES = (*VIDEO_FAMILIES, *image_rows.FAMILIES, *more_image_rows.FAMILIES)
 
 # The newest diffusers whose pipelines for videos and images were all compared with the rows.
 COMPARED_WITH = "0.42.1"
@@ -603,4 +603,6 @@ REFUSED_VIDEO_PIPELINES: dict[str, str] = {
     ),
 }
 
-REFUSED_PIPELINES = {**REFUSED_VIDEO_PIPELINES, **image_rows.REFUSED_PIPELINES}
+REFUSED_PIPELINES = {
+    **REFUSED_VIDEO_PIPELINES, **image_rows.REFUSED_PIPELINES, **more_image_rows.REFUSED_PIPELINES
+}  # fmt: skip

@@ -215,7 +215,7 @@ class GuidedCalls:
         self._loop.add_calls(step, frame)
         step.choose_batch(self.request.exact, always_split=split or step.has_nag)
         if step.combination is Combination.GUIDER:
-            self._guider_formula.attach(self.pipe.guider)
+            self._guider_formula.attach(compat.guider_of(self.pipe, frame))
         self.passes.steps += 1
         self.passes.unweakened += step.num_passes
         return step
@@ -433,7 +433,7 @@ class GuidedCalls:
         """Return the inputs of a call at the point that c predicts."""
         assert self._corrector is not None
         index = self._loop.first_timestep_index() + step.index
-        c = step.c[0]
+        c = -step.c[0] if self._loop.negates_predictions else step.c[0]
         return self._corrector.move(guided, inputs, c, index, self._loop.latents(c.shape))
 
     def _repeat_cond_pass(
@@ -523,11 +523,7 @@ class GuidedCalls:
 
     def _select_rows(self, inputs: ReadOnlyInputs, half: int) -> Inputs:
         """Return the inputs of the denoiser for one half of the batch."""
-        batched = self.family.batched_inputs
-        return {
-            name: patching.select_half(half, value) if name in batched else value
-            for name, value in inputs.items()
-        }
+        return patching.select_rows(half, inputs, self.family.batch_dims)
 
     def _extract_predictions(self, output: Any) -> tuple[Tensor, ...]:
         """Return what is guided of an output, in float32 where the pipeline takes that.

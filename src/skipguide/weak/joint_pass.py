@@ -82,9 +82,9 @@ class JointPass:
 
     def repeat_inputs(self, inputs: ReadOnlyInputs) -> Inputs:
         """Return the inputs of the denoiser for all terms, from those of the conditional rows."""
-        batched, copies = self.members[0].family.batched_inputs, len(self.members)
+        dims, copies = self.members[0].family.batch_dims, len(self.members)
         return {
-            name: patching.repeat_rows(copies, value) if name in batched else value
+            name: patching.repeat_rows(copies, value, dims[name]) if name in dims else value
             for name, value in inputs.items()
         }
 
