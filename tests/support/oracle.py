@@ -65,8 +65,11 @@ class Call:
 NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask"}
 BATCH_SECOND = {"encoder_hidden_states_llama3"}  # HiDream's, by layers of its text encoder
 NESTED = {
-    "added_cond_kwargs", "controlnet_block_samples", "down_block_additional_residuals",
-}  # fmt: skip
+    "added_cond_kwargs",
+    "block_controlnet_hidden_states",
+    "controlnet_block_samples",
+    "down_block_additional_residuals",
+}
 # of a UNet: AnimateDiff repeats its text, and what its ControlNets found, for every frame
 PER_FRAME = {
     "encoder_hidden_states",

@@ -95,9 +95,10 @@ def guide(
             this, and then the pipeline, with the same arguments.
         audio_rescale: phi of the sound, for models that make both; None is the same as `rescale`,
             or what was published with a preset.
-        replace_own: switch off the guidance that a pipeline has of its own beside CFG (LTX-2's STG,
-            modality guidance and rescaling), which is on unless its call says otherwise. False adds
-            to it, with a warning. None is False, or True with a preset that stands for all of it.
+        replace_own: switch off the guidance that a pipeline has of its own beside CFG: LTX-2's STG,
+            modality guidance and rescaling, which are on unless its call says otherwise, and SD3's
+            `skip_guidance_layers`. False adds to it, with a warning. None is False, or True with a
+            preset that stands for all of it.
         skip_step: after each step that runs, in so many steps the model does not run at all, and
             the last estimate of the clean video (and sound) is gone towards once more: LTX-2's
             `skip_step`, for both at once. Unlike `every`, which keeps c - p and computes c. An
@@ -195,7 +196,7 @@ def _check_request(pipe: Any, family: Family, request: GuidanceRequest) -> None:
         )
     if request.replace_own and not lookup.call_convention_of(pipe).own_guidance:
         raise ValueError(
-            "replace_own is for pipelines with guidance of their own beside CFG (LTX-2), but a"
+            "replace_own is for pipelines with guidance of their own beside CFG (LTX-2, SD3), but a"
             f" {type(pipe).__name__} has none. Leave it out."
         )
 

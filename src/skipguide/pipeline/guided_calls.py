@@ -133,6 +133,8 @@ class GuidedCalls:
             self._undo = patching.apply_patches(guided.idle_patches())
         if step.calls_done == 1 and step.has_uncond_call:
             self._undo = patching.apply_patches(self._uncond_patches(guided, step))
+        if step.calls_done and step.calls_done >= step.num_calls - step.unread_calls:
+            self._undo = patching.apply_patches(guided.idle_patches())
         if self._separates_contexts(guided):
             name = self._context_name(guided, step)
             self._context.enter_context(guided.caches.context(name))
@@ -212,7 +214,7 @@ class GuidedCalls:
                 known.forget_caches()  # which are those of c with NAG, or without it
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._own_guidance.settle(frame, bool(step.active_terms))
-        self._loop.add_calls(step, frame)
+        self._loop.add_calls(step, frame, self.request.replace_own)
         step.choose_batch(self.request.exact, always_split=split or step.has_nag)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(compat.guider_of(self.pipe, frame))

@@ -163,12 +163,13 @@ class PipelineLoop:
         except (AttributeError, LookupError, TypeError):
             return False
 
-    def add_calls(self, step: GuidedStep, frame: FrameType) -> None:
+    def add_calls(self, step: GuidedStep, frame: FrameType, replaces_own: bool) -> None:
         """Settle how the pipeline calls its denoiser at a step, and what it gets back.
 
         Args:
             step: the step, which is completed here.
             frame: that of the pipeline's call.
+            replaces_own: the pipeline's own guidance is switched off.
 
         Raises:
             ValueError: for a formula of the pipeline's own that guidance cannot pass through, or
@@ -179,6 +180,9 @@ class PipelineLoop:
             for name in self.calls.extra_guidance_flags
             if call_frame.is_enabled(self.pipe, frame, name)
         ]
+        if self.calls.own_pass is not None and self.calls.own_pass(frame.f_locals):
+            step.unread_calls = int(replaces_own)
+            own += [] if replaces_own else [self.calls.own_guidance_argument]
         if own and step.has_nag:
             raise ValueError(
                 f"NAG guides the passes of c, but the {self.owner} has guidance of its own on"
@@ -211,7 +215,7 @@ class PipelineLoop:
             self._check_formula(step, frame)
         batched = self.calls.cfg_mode == "batched"
         step.is_batched = batched and step.has_cfg
-        step.num_calls = (1 if batched or not step.has_cfg else 2) + len(own)
+        step.num_calls = (1 if batched or not step.has_cfg else 2) + len(own) + step.unread_calls
         # nobody computes a u that is not needed, but for the resnets of a UNet called a second time
         unneeded = (step.leaves_out_uncond or step.reuses_uncond) and (
             batched or not self.family.unet

@@ -1,5 +1,5 @@
 """The guidance that a pipeline has of its own beside CFG: STG, modality guidance and rescaling of
-LTX-2's pipelines, on by default.
+LTX-2's pipelines, on by default, and the skipped layers of StableDiffusion3Pipeline.
 
 Their `__call__` writes its scales to attributes of the pipeline ("_stg_scale") and reads them at
 every step. To switch that guidance off in a run is to write neutral scales there once the run has
@@ -14,6 +14,7 @@ from typing import Any
 from skipguide.families import lookup
 from skipguide.method.protocols import Pipeline, PlainData
 from skipguide.pipeline import call_frame
+from skipguide.pipeline.loop import is_cfg_on
 
 _log = logging.getLogger("skipguide")
 
@@ -28,7 +29,8 @@ class OwnGuidance:
 
     def __init__(self, pipe: Pipeline, replace: bool):
         self.pipe, self.replace = pipe, replace
-        self._neutral = dict(lookup.call_convention_of(pipe).own_guidance)
+        self._calls = lookup.call_convention_of(pipe)
+        self._neutral = dict(self._calls.own_guidance)
         self._replaced: PlainData = {}  # by attribute: what the call had written
         self._warned = False  # in this run
 
@@ -67,12 +69,23 @@ class OwnGuidance:
         self._replaced = {}
 
     def _scales_that_are_on(self, frame: FrameType) -> dict[str, float]:
-        values = {name: call_frame.read_value(self.pipe, frame, name) for name in self._neutral}
+        argument = self._calls.own_guidance_argument
+        if argument and (
+            frame.f_locals.get(argument) is None or not is_cfg_on(self.pipe, self._calls, frame)
+        ):
+            return {}
+        values = {name: self._read_scale(frame, name) for name in self._neutral}
         return {
             name: value
             for name, value in values.items()
             if value is not None and value > self._neutral[name]
         }
+
+    def _read_scale(self, frame: FrameType, name: str) -> float | None:
+        """Return a scale as the pipeline will read it: one that is switched off has its neutral
+        value, whatever the argument of the call still says."""
+        written = vars(self.pipe).get(f"_{name}")
+        return call_frame.read_value(self.pipe, frame, name) if written is None else written
 
     def _switch_off(self, on: dict[str, float]) -> None:
         for name in on:

@@ -64,6 +64,7 @@ class GuidedStep:
         keeps_uncond: c - u may be used again by later steps.
         reuses_uncond: u is not computed: c - u is that of earlier steps.
         is_kept: its estimate of the clean data is used by later steps, which do not run.
+        unread_calls: how many of the last calls nobody reads, for guidance that is switched off.
     """
 
     index: int
@@ -83,6 +84,7 @@ class GuidedStep:
     reuses_uncond: bool = False
     audio_phi: float | None = None
     is_kept: bool = False
+    unread_calls: int = 0
     calls_done: int = 0
     inputs: Inputs = dataclasses.field(default_factory=dict)  # of a batch that is split
     c: tuple[Tensor, ...] = ()  # the conditional prediction, per output of the denoiser

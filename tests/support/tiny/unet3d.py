@@ -26,19 +26,21 @@ DDIM: Any = dict(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 VIDEO = torch.linspace(0, 1, 3 * 3 * 16 * 16).reshape(1, 3, 3, 16, 16)
 
 
-def autoencoder(exact: bool = False) -> AutoencoderKL:
+def autoencoder(exact: bool = False, channels: int = 4) -> AutoencoderKL:
     """If exact, what it samples is the mean: the deviation of 3e-7 is less than what a mean near 64
     can resolve."""
     blocks: Any = dict(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8), norm_num_groups=4, scaling_factor=1 / 32 if exact else 0.18215,
+        latent_channels=channels,
     )  # fmt: skip
     vae = AutoencoderKL(**blocks)
     if exact and vae.quant_conv is not None:
         with torch.no_grad():
             vae.quant_conv.weight.mul_(16)
-            vae.quant_conv.weight[4:] = 0
-            vae.quant_conv.bias[:] = torch.tensor([64.0] * 4 + [-60.0] * 4)  # type: ignore[index]
+            vae.quant_conv.weight[channels:] = 0
+            bias = torch.tensor([64.0] * channels + [-60.0] * channels)
+            vae.quant_conv.bias[:] = bias  # type: ignore[index]
     return vae.eval()
 
 
