@@ -6,6 +6,10 @@ attention has no axis of time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from ..families import text_attention
 from ..families.row_parts import (
     BATCHED,
@@ -18,6 +22,20 @@ from ..families.row_parts import (
 )
 from ..families.schema import Family
 
+
+def _skips_layers_of_its_own(call: Mapping[str, Any]) -> bool:
+    """Return whether StableDiffusion3Pipeline makes its weak pass at the step that begins."""
+    i, steps = call["i"], call["num_inference_steps"]
+    start, stop = call["skip_layer_guidance_start"], call["skip_layer_guidance_stop"]
+    on = call["skip_guidance_layers"] is not None and call["self"].do_classifier_free_guidance
+    return on and steps * start < i < steps * stop
+
+
+SD3 = replace(
+    BATCHED, own_pass=_skips_layers_of_its_own, own_guidance_argument="skip_guidance_layers",
+    own_guidance=(("skip_layer_guidance_scale", 0.0),),
+)  # fmt: skip
+
 FAMILIES = (
     # --- Stable Diffusion 3, Flux, Qwen-Image and their relatives --------------------------------
     Family(
@@ -27,7 +45,11 @@ FAMILIES = (
         model="SD3Transformer2DModel",
         checkpoint="stabilityai/stable-diffusion-3.5-medium (3.5 Large: 38 blocks)",
         pipelines={
-            "StableDiffusion3Pipeline": BATCHED,
+            "StableDiffusion3Pipeline": SD3,
+            "StableDiffusion3Img2ImgPipeline": BATCHED,
+            "StableDiffusion3InpaintPipeline": BATCHED,
+            "StableDiffusion3ControlNetPipeline": BATCHED,
+            "StableDiffusion3ControlNetInpaintingPipeline": BATCHED,
         },
         stacks=single_stack(
             "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST

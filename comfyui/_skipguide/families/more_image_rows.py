@@ -35,7 +35,10 @@ PAG_FLOAT32 = replace(PAG, float32_prediction=True)
 PAG_RESCALE = replace(PAG, rescale_names=("guidance_rescale",))
 # Off at the steps after a part of the run, where the call asks for that.
 TRUNCATED = replace(
-    SEPARATE, cfg_off_flag="do_classifier_free_truncation", rescale_names=("cfg_normalization",)
+    SEPARATE,
+    cfg_off_flag="do_classifier_free_truncation",
+    keeps_length="cfg_normalization",
+    negated=True,
 )
 SINGLE_ATTENTION = {"attn": identity_attention.plain_attention}
 IN_ONE_STREAM = "text and image are one stream in its blocks, of which NAG takes the text alone"
@@ -130,7 +133,7 @@ FAMILIES = (
         title="HiDream-I1",
         model="HiDreamImageTransformer2DModel",
         checkpoint="HiDream-ai/HiDream-I1-Full",
-        pipelines={"HiDreamImagePipeline": BATCHED},
+        pipelines={"HiDreamImagePipeline": replace(BATCHED, negated=True)},
         stacks={
             "dual": Stack(
                 "double_stream_blocks", 16, JOINT_STREAMS,

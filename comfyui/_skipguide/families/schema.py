@@ -170,8 +170,15 @@ class CallConvention:
         scale_argument: the argument of the call that sets g, where its name is another.
         extra_guidance_flags: for each that is true, the pipeline calls the denoiser once more on
             the cond rows, for guidance of its own.
+        own_pass: of the variables of its call, whether it calls the denoiser once more on the cond
+            rows at the step that begins; for what no flag says. The call comes even where the scale
+            of `own_guidance` is 0.
         own_guidance: the scales of guidance of its own beside CFG, and the value that switches each
             off; `__call__` keeps them in attributes with an underscore before the name.
+        own_guidance_argument: the argument of its call without which, or without CFG, there is no
+            such guidance; "" where it is on by itself.
+        keeps_length: where this flag is true ("always": at every step), the pipeline gives the
+            result of CFG the length of c, per place; so it must get c as it is.
         negated: the pipeline hands its scheduler predictions with the other sign.
         audio_names: the variables of its call that hold the latents and the scheduler of the sound;
             () where the sound has none of its own.
@@ -189,7 +196,10 @@ class CallConvention:
     scale_argument: str = ""
     unsupported_hint: str = ""
     extra_guidance_flags: tuple[str, ...] = ()
+    own_pass: Callable[[Mapping[str, Any]], bool] | None = None
     own_guidance: tuple[tuple[str, float], ...] = ()
+    own_guidance_argument: str = ""
+    keeps_length: str = ""
     audio_names: tuple[str, ...] = ()
     negated: bool = False
 

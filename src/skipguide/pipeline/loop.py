@@ -189,24 +189,8 @@ class PipelineLoop:
                 f" ({own[0]}), whose passes would be without it. Pass replace_own=True to guide(),"
                 " or leave NAG out."
             )
-        rescaled = [
-            name
-            for name in self.calls.rescale_names
-            if call_frame.is_enabled(self.pipe, frame, name)
-        ]
-        if step.combination is Combination.ZERO and rescaled:
-            raise ValueError(
-                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation"
-                f" to rescale, but the pipeline's own {rescaled[0]} is on. Pass {rescaled[0]}=0, or"
-                " write CFGZero(zero_steps=0)."
-            )
-        kept = step.is_kept or step.combination is Combination.HELD
-        if kept and (own or rescaled):
-            raise ValueError(
-                "skip_step goes towards the same estimate again, to which the pipeline's own"
-                f" guidance would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True,"
-                " or switch it off in the call."
-            )
+        rescaled = self._own_rescaling(frame, step.has_cfg)
+        self._check_own_rescaling(step, own, rescaled)
         by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(
             compat.guider_of(self.pipe, frame)
         )
@@ -223,6 +207,33 @@ class PipelineLoop:
         step.num_passes = (2 if step.has_cfg and not unneeded else 1) + len(own)
         if step.combination is Combination.HELD:
             step.num_passes = 0
+
+    def _own_rescaling(self, frame: FrameType, has_cfg: bool) -> list[str]:
+        """Return what the pipeline itself does with the result of CFG, by the names of its
+        arguments; what no argument switches off is in words."""
+        names, length = self.calls.rescale_names, self.calls.keeps_length if has_cfg else ""
+        if length not in ("", "always"):
+            names = (*names, length)
+        found = [name for name in names if call_frame.is_enabled(self.pipe, frame, name)]
+        return [*found, "normalization to the length of c"] if length == "always" else found
+
+    def _check_own_rescaling(
+        self, step: GuidedStep, own: Sequence[str], rescaled: Sequence[str]
+    ) -> None:
+        if step.combination is Combination.ZERO and rescaled:
+            off = "" if " " in rescaled[0] else f"Pass {rescaled[0]}=0, or write"
+            raise ValueError(
+                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation"
+                f" to rescale, but the pipeline's own {rescaled[0]} is on. {off or 'Write'}"
+                " CFGZero(zero_steps=0)."
+            )
+        kept = step.is_kept or step.combination is Combination.HELD
+        if kept and (own or rescaled):
+            raise ValueError(
+                "skip_step goes towards the same estimate again, to which the pipeline's own"
+                f" guidance would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True,"
+                " or switch it off in the call."
+            )
 
     def _check_formula(self, step: GuidedStep, frame: FrameType) -> None:
         flag = self.calls.unsupported_flag
