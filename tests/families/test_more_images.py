@@ -19,7 +19,6 @@ from support.tiny import builders, tiny
 from support.tiny.base import Tiny
 from support.written import addresses, assert_equal, by_hand
 
-
 # --- shapes of attention --------------------------------------------------------------------------
 
 
@@ -108,7 +107,7 @@ def test_pag_itself_is_refused_with_the_argument_that_switches_it_off() -> None:
 @pytest.mark.parametrize("skip", ["residual", "attention", "shuffle"])
 @pytest.mark.parametrize("exact", [True, False])
 def test_blocks_behind_long_skips_see_what_the_first_ones_returned(skip: str, exact: bool) -> None:
-    """The weak pass begins between a block of the first half and the one that is connected to it."""
+    """The weak pass begins between a block of the first half and the one connected to it."""
     small = tiny("HunyuanDiTPipeline")
     terms, runs, found = [STG([2], 1.3, skip), STG([3], 0.4)], [], []
     blocks = small.pipe.transformer.blocks
@@ -269,7 +268,7 @@ def test_its_own_mixture_of_cfg_and_apg_gets_the_push_added() -> None:
     assert torch.equal(oracle.run(small, **small.short), plain)
 
 
-# --- Lumina 2: CFG that ends early, or keeps the length of c ---------------------------------------
+# --- Lumina 2: CFG that ends early, or keeps the length of c --------------------------------------
 
 
 def test_after_the_truncation_there_is_no_cfg() -> None:

@@ -54,6 +54,8 @@ def predict(
     rows = len(next(value for value in cond.values() if torch.is_tensor(value) and value.ndim > 1))
 
     def twice(name: str, value: Any, other: Any) -> Any:
+        if isinstance(value, dict) and name in NESTED:
+            return {key: twice(name, v, other[key]) for key, v in value.items()}
         if isinstance(value, (list, tuple)) and name in NESTED:
             return type(value)(twice(name, v, o) for v, o in zip(value, other, strict=True))
         if not torch.is_tensor(value) or not value.ndim or len(value) != rows:

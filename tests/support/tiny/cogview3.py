@@ -19,7 +19,8 @@ def cogview3(dtype: torch.dtype = torch.float32) -> Tiny:
         scheduler=CogVideoXDPMScheduler(),
     )  # fmt: skip
     call = dict(
-        prompt_embeds=torch.randn(2, 8, width), negative_prompt_embeds=torch.randn(2, 8, width),
+        prompt_embeds=torch.randn(2, 8, width),
+        negative_prompt_embeds=torch.zeros(2, 8, width),  # which it puts in the place of others
         height=8, width=8, num_inference_steps=3, guidance_scale=4.5, output_type="latent",
     )  # fmt: skip
     return Tiny(quiet(pipe, dtype), call, off=dict(guidance_scale=1.0))
