@@ -17,6 +17,7 @@ from support import oracle
 from support.matrix import OWN_TESTS
 from support.tiny import builders, tiny
 from support.tiny.base import Tiny
+from support.tiny.glm_image import EDITS
 from support.written import addresses, assert_equal, by_hand
 
 # --- shapes of attention --------------------------------------------------------------------------
@@ -176,6 +177,37 @@ def test_shuffle_leaves_the_text_of_one_stream_in_its_place() -> None:
     assert torch.equal(strong.sum(1), weak.sum(1)) or torch.allclose(
         strong.sum(1), weak.sum(1), atol=1e-5
     )
+
+
+# --- GLM-Image: calls before the loop ------------------------------------------------------------
+
+
+def test_calls_before_the_loop_are_no_steps() -> None:
+    """Images to edit go through the denoiser once, which keeps their keys and values: those calls
+    are as they were, and the weak pass sees what they kept. By hand, without CFG."""
+    small = EDITS(torch.float32)
+    options = {**small.short, **small.off}
+    weak = oracle.weakened(small.pipe.transformer, ["transformer_blocks.1"], "residual", [])
+    modes: list[str] = []
+
+    def push(_: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        modes.append(kwargs["kv_caches"][0].mode)
+        if modes[-1] == "write":
+            return None
+        (p,) = weak(*args, **kwargs)
+        return (output[0] + 1.3 * (output[0] - p),)
+
+    plain = oracle.run(small, **options)
+    hook = small.pipe.transformer.register_forward_hook(push, with_kwargs=True)
+    with torch.no_grad():
+        theirs = oracle.run(small, **options)
+    hook.remove()
+    assert modes == ["write", "write", "read", "read"]
+    with guide(small.pipe, STG([1], 1.3)) as handle:
+        ours = oracle.run(small, **options)
+        assert torch.equal(oracle.run(small, **options), ours)
+    assert (handle.passes.steps, handle.passes.unweakened) == (2, 2)
+    assert_equal(small, ours, theirs, plain)
 
 
 # --- predictions with the other sign --------------------------------------------------------------

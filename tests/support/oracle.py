@@ -62,7 +62,7 @@ class Call:
         return {name: taken(name, value) for name, value in self.kwargs.items()}
 
 
-NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask"}
+NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask", "img_ids", "txt_ids"}
 BATCH_SECOND = {"encoder_hidden_states_llama3"}  # HiDream's, by layers of its text encoder
 NESTED = {
     "added_cond_kwargs",

@@ -52,6 +52,17 @@ class GroupedAttention(Attention, Protocol):
     inner_dim: int  # the width of all heads of queries together
 
 
+class GatedGroupAttention(Protocol):
+    """A self-attention of Krea 2, which has names of its own for numbers of heads."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    to_v: Projection
+    to_gate: Projection
+    to_out: Sequence[Projection]
+
+
 class JointAttention(Attention, Protocol):
     """An attention over video and text that has projections of its own for the text."""
 

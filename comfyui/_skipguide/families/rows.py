@@ -361,7 +361,12 @@ VIDEO_FAMILIES = (
         title="Kandinsky 5",
         model="Kandinsky5Transformer3DModel",
         checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
-        pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
+        pipelines={
+            "Kandinsky5T2VPipeline": KANDINSKY,
+            "Kandinsky5I2VPipeline": KANDINSKY,
+            "Kandinsky5T2IPipeline": KANDINSKY,
+            "Kandinsky5I2IPipeline": KANDINSKY,
+        },
         latent_layout="bthwc",
         stacks=single_stack(
             "visual_transformer_blocks", 32, ("visual_embed",),

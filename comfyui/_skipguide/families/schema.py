@@ -179,6 +179,8 @@ class CallConvention:
             such guidance; "" where it is on by itself.
         keeps_length: where this flag is true ("always": at every step), the pipeline gives the
             result of CFG the length of c, per place; so it must get c as it is.
+        is_early: of the inputs by name, whether a call of the denoiser comes before the loop, for
+            what its blocks keep, so that it is no step's; None where there are no such calls.
         negated: the pipeline hands its scheduler predictions with the other sign.
         audio_names: the variables of its call that hold the latents and the scheduler of the sound;
             () where the sound has none of its own.
@@ -202,6 +204,7 @@ class CallConvention:
     keeps_length: str = ""
     audio_names: tuple[str, ...] = ()
     negated: bool = False
+    is_early: Callable[[Mapping[str, Any]], bool] | None = None
 
 
 @dataclass(frozen=True)

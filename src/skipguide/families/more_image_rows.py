@@ -6,7 +6,9 @@ those of videos."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from skipguide.families import identity_attention, text_attention
 from skipguide.families.row_parts import (
@@ -21,6 +23,7 @@ from skipguide.families.row_parts import (
     PAG,
     PLAIN_ATTENTION,
     SEPARATE,
+    SEPARATE_FLOAT32,
     SHARED_JOINT_ATTENTION,
     TEXT_FIRST,
     TEXT_INPUTS,
@@ -41,6 +44,25 @@ TRUNCATED = replace(
 )
 SINGLE_ATTENTION = {"attn": identity_attention.plain_attention}
 IN_ONE_STREAM = "text and image are one stream in its blocks, of which NAG takes the text alone"
+
+
+def _writes_cache(inputs: Mapping[str, Any]) -> bool:
+    """Return whether a call of GLM-Image's denoiser keeps keys and values of images to edit."""
+    caches = inputs.get("kv_caches")
+    return caches is not None and caches[0].mode == "write"
+
+
+def _stacks_text_first(dual: int, single: int) -> dict[str, Stack]:
+    """Return the stacks of Flux's relatives, whose blocks return the text before the image."""
+    return {
+        "dual": Stack(
+            "transformer_blocks", dual, JOINT_STREAMS, JOINT_ATTENTION, returns=TEXT_FIRST
+        ),
+        "single": Stack(
+            "single_transformer_blocks", single, JOINT_STREAMS, SINGLE_ATTENTION, returns=TEXT_FIRST
+        ),
+    }
+
 
 FAMILIES = (
     Family(
@@ -202,6 +224,65 @@ FAMILIES = (
         notes="without a guider it is the distilled model, which runs without CFG",
         negative=text_attention.HUNYUAN_1_5_PROMPT,
     ),
+    Family(
+        name="glm-image",
+        makes="image",
+        title="GLM-Image",
+        model="GlmImageTransformer2DModel",
+        checkpoint="zai-org/GLM-Image",
+        pipelines={"GlmImagePipeline": replace(SEPARATE_FLOAT32, is_early=_writes_cache)},
+        stacks=single_stack(
+            "transformer_blocks", 30, JOINT_STREAMS, SHARED_JOINT_ATTENTION,
+            text=text_attention.SHARED,
+        ),
+        latent_layout="bchw",
+        text_position="before",
+        negative=text_attention.PLAIN_PROMPT,
+    ),
+    Family(
+        name="krea-2",
+        makes="image",
+        title="Krea 2",
+        model="Krea2Transformer2DModel",
+        checkpoint="krea/Krea-2",
+        pipelines={"Krea2Pipeline": replace(SEPARATE, scale_from_cond=True)},
+        stacks=single_stack(
+            "transformer_blocks", 28, VIDEO_STREAM,
+            {"attn": identity_attention.gated_group_attention}, token_layout="joint",
+        ),
+        latent_layout="packed",
+        text_position="before",
+        cached_modules=("text_fusion",),
+        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u)",
+        no_nag=IN_ONE_STREAM,
+    ),
+    Family(
+        name="ovis-image",
+        makes="image",
+        title="Ovis-Image",
+        model="OvisImageTransformer2DModel",
+        checkpoint="AIDC-AI/Ovis-Image-7B",
+        pipelines={"OvisImagePipeline": SEPARATE},
+        stacks=_stacks_text_first(6, 27),
+        latent_layout="packed",
+        text_position="before",
+    ),
+    Family(
+        name="bria",
+        makes="image",
+        title="Bria 3.2",
+        model="BriaTransformer2DModel",
+        checkpoint="briaai/BRIA-3.2",
+        pipelines={
+            "BriaPipeline": replace(
+                BATCHED, unsupported_flag="normalize", unsupported_hint="normalize=False"
+            )
+        },
+        stacks=_stacks_text_first(19, 38),
+        latent_layout="packed",
+        text_position="before",
+        batched_inputs=TEXT_INPUTS,
+    ),
 )  # fmt: skip
 
 REFUSED_PIPELINES: dict[str, str] = {
@@ -213,4 +294,6 @@ REFUSED_PIPELINES: dict[str, str] = {
         "its batch is [cond, uncond], and its guided latents are both halves of a batch"
     ),
     "OmniGenPipeline": "its batch is [cond, uncond], with a third part for images",
+    "ErnieImagePipeline": "its blocks take the tokens as the first dimension and the batch second",
+    "Ideogram4Pipeline": "it has another transformer for u, whose inputs are other tokens",
 }

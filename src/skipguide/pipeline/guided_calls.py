@@ -104,7 +104,7 @@ class GuidedCalls:
 
     def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> Any:
         # A copy of the denoiser has copies of these hooks, and is none of ours.
-        if self._in_own_pass or denoiser not in self._guided_denoisers:
+        if self._in_own_pass or denoiser not in self._guided_denoisers or self._is_early(kwargs):
             return None
         self._clean_up()  # after a call that raised
         held = lookup.denoisers_of(self.pipe, self.family)
@@ -114,6 +114,11 @@ class GuidedCalls:
         if step.calls_done == 0 and self._run.may_guide:
             guided.begin_caches(step.index, self._loop.position(step.index)[0])
         return self._prepare_call(guided, step, args, kwargs)
+
+    def _is_early(self, inputs: ReadOnlyInputs) -> bool:
+        """Return whether a call of the denoiser comes before the loop, so that it is no step's."""
+        is_early = self._loop.calls.is_early
+        return is_early is not None and is_early(inputs)
 
     def _prepare_call(
         self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Inputs
@@ -287,6 +292,8 @@ class GuidedCalls:
     ) -> Any:
         step = self._step
         if self._in_own_pass or step is None or denoiser not in self._guided_denoisers:
+            return None
+        if self._is_early(kwargs):
             return None
         if output is None:  # the call raised
             step.clear()
