@@ -29,6 +29,7 @@ REPRESENTATIVES = (
     "CosmosTextToWorldPipeline",  # separate, with c + g (c - u) for a formula
     "Kandinsky6TI2VAPipeline",  # separate, with video and audio as its outputs
     "HunyuanVideo15Pipeline",  # by a guider
+    "FluxFillPipeline",  # images, without CFG; dual and single blocks, text first out of both
     "StableDiffusion3Pipeline",  # images: batched; text first out of a block, two attentions in it
     "AnimateDiffPipeline",  # batched; a UNet (that of Stable Video Diffusion takes twice the time)
 )
@@ -68,9 +69,9 @@ def pipelines_of(item: Any) -> Iterator[str]:
         if isinstance(value, str) and value.startswith("modular "):
             yield value
         elif isinstance(value, str) and NAME_OF_PIPELINE.fullmatch(value):
-            from support.tiny import builders  # late, for it imports all of diffusers' pipelines
+            from support import tiny  # late, for it imports all of diffusers' pipelines
 
-            yield from {value} & set(builders())
+            yield from {value} & {*tiny.builders(), *tiny.without_cfg()}
 
 
 def diagonal(cases: Sequence[Any]) -> list[Any]:

@@ -377,12 +377,15 @@ def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
 
 def guided(
     step: Step, weak: Sequence[tuple[nn.Module, Sequence[float]]], g: Sequence[Any], phi: float,
-    variance: bool, orthogonalize: bool = False,
+    variance: bool, orthogonalize: bool = False, keeps_length: bool = False,
 ) -> list[Tensor]:  # fmt: skip
     """D, per output: u + g (c - u) + sum s (c - p), rescaled per sample. By numpy, in double
     precision."""
     with torch.no_grad():
-        outputs = [samples(model(**step.cond)) for model, _ in weak]
+        outputs = [
+            [p[:, : c.shape[1]] for p, c in zip(samples(model(**step.cond)), step.c, strict=True)]
+            for model, _ in weak
+        ]
     found = []
     for k, c in enumerate(step.c):
         c64 = c.double().numpy()
@@ -403,6 +406,9 @@ def guided(
             D = D + s * difference
         for sample, x in zip(D[:, channels], c64[:, channels], strict=True):  # views: D changes
             sample[:] *= phi * np.std(x, ddof=1) / np.std(sample, ddof=1) + 1 - phi
+        if keeps_length and step.u is not None:
+            lengths = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (c64, D)]
+            D = D * lengths[0] / lengths[1]
         found.append(torch.from_numpy(D).to(c.dtype))
     return found
 
@@ -458,6 +464,7 @@ def by_hand(
         step, steps = found or calls_of_step(tiny, i, played, options)
         if i == 0:
             heard["first"] = step, steps
+        step = only_latents(tiny, step)
         model, active = (
             step.calls[0].model,
             [term for term in terms if term.start <= i / steps < term.stop],
@@ -465,13 +472,25 @@ def by_hand(
         if slg is not None and step.uncond is not None:
             with torch.no_grad():
                 step = dataclasses.replace(step, u=samples(weak(model, slg)(**step.uncond)))
+                step = only_latents(tiny, step)
         passes = [(weak(model, term), term.scales) for term in active]
         g = scales_of(tiny, model, options)
-        D = guided(step, passes, g, phi if active or slg else 0.0, tiny.variance, orthogonalize)
+        D = guided(
+            step, passes, g, phi if active or slg else 0.0, tiny.variance, orthogonalize,
+            tiny.keeps_length,
+        )  # fmt: skip
         played += [[torch.cat([d, d]) for d in D] if step.batched else D] * len(step.calls)
         i += 1
     with playing(tiny, played):
         return run(tiny, **options)
+
+
+def only_latents(tiny: Tiny, step: Step) -> Step:
+    """The step without the predictions of tokens that are no latents."""
+    if not tiny.tokens:
+        return step
+    c, u = ([s[:, : tiny.tokens] for s in found] for found in (step.c, step.u or []))
+    return dataclasses.replace(step, c=c, u=u or None)
 
 
 def scales_of(tiny: Tiny, model: nn.Module, options: dict[str, Any]) -> list[Any]:

@@ -71,6 +71,16 @@ def _sprint(name: str, steps: int) -> Case:
     return Case(without_cfg()[name], dict(num_inference_steps=steps, **other), steps)
 
 
+def _image(name: str) -> Case:
+    """An image model that is guidance-distilled; strength leaves out the first step."""
+
+    def make() -> Tiny:
+        return without_cfg()[name](torch.float32)
+
+    steps = 4 if name.endswith(("Img2ImgPipeline", "InpaintPipeline", "FillPipeline")) else 3
+    return Case(make, dict(num_inference_steps=steps), 3)
+
+
 def _helios(steps: int) -> Case:
     def make() -> Tiny:
         small = helios(HeliosPyramidPipeline, dict(gamma=0.33), PYRAMID, is_distilled=True)
@@ -125,6 +135,8 @@ CASES: dict[str, Case] = {
     "SANA-Sprint": _sprint("SanaSprintPipeline", 4),
     "SANA-Sprint, two steps": _sprint("SanaSprintPipeline", 2),
     "SANA-Sprint, image": _sprint("SanaSprintImg2ImgPipeline", 2),
+    "Flux, distilled": _of("FluxPipeline", 4),
+    **{name: _image(name) for name in without_cfg() if name.startswith("Flux")},
     "AnimateDiff, LCM": _of("AnimateDiffPipeline", 4, lambda: LCMScheduler(**BETAS)),
     "AnimateDiff, TCD": _of("AnimateDiffPipeline", 4, lambda: TCDScheduler(**BETAS)),
 }

@@ -19,6 +19,7 @@ from ..families.protocols import (
     HiDreamAttention,
     JointAttention,
     KandinskyAttention,
+    ParallelAttention,
     Projection,
 )
 
@@ -55,6 +56,17 @@ def gated_group_attention(
     shared = attn.num_heads // attn.num_kv_heads
     value = value.repeat_interleave(shared, 2).flatten(2, 3)
     return attn.to_out[0](value * torch.sigmoid(attn.to_gate(hidden_states)))
+
+
+def parallel_attention(
+    attn: ParallelAttention, hidden_states: Tensor, *_: object, **__: object
+) -> Tensor:
+    """Attend over one stream in a module that has the feed-forward in its projections (Flux 2)."""
+    projected = attn.to_qkv_mlp_proj(hidden_states)
+    gated = attn.mlp_hidden_dim * attn.mlp_mult_factor
+    qkv, feed_forward = projected.split([projected.shape[-1] - gated, gated], dim=-1)
+    value = qkv.chunk(3, dim=-1)[-1]
+    return attn.to_out(torch.cat([value, attn.mlp_act_fn(feed_forward)], dim=-1))
 
 
 def kandinsky_attention(

@@ -70,6 +70,8 @@ JOINT_STREAMS = ("hidden_states", "encoder_hidden_states")
 TEXT_FIRST = ("encoder_hidden_states", "hidden_states")  # as many blocks return them
 PLAIN_ATTENTION = {"attn1": identity_attention.plain_attention}
 JOINT_ATTENTION = {"attn": identity_attention.joint_attention}
+# Over text and image in one stream, which the block joins.
+CONCATENATED_ATTENTION = {"attn": identity_attention.plain_attention}
 # With a second attention over the image alone.
 DOUBLE_ATTENTION = {**JOINT_ATTENTION, "attn2": identity_attention.plain_attention}
 SHARED_JOINT_ATTENTION = {"attn1": identity_attention.shared_joint_attention}

@@ -177,6 +177,8 @@ class CallConvention:
             off; `__call__` keeps them in attributes with an underscore before the name.
         own_guidance_argument: the argument of its call without which, or without CFG, there is no
             such guidance; "" where it is on by itself.
+        cuts_tokens: the denoiser predicts tokens of other pictures after those of the latents, and
+            the pipeline cuts them off.
         keeps_length: where this flag is true ("always": at every step), the pipeline gives the
             result of CFG the length of c, per place; so it must get c as it is.
         is_early: of the inputs by name, whether a call of the denoiser comes before the loop, for
@@ -201,6 +203,7 @@ class CallConvention:
     own_pass: Callable[[Mapping[str, Any]], bool] | None = None
     own_guidance: tuple[tuple[str, float], ...] = ()
     own_guidance_argument: str = ""
+    cuts_tokens: bool = False
     keeps_length: str = ""
     audio_names: tuple[str, ...] = ()
     negated: bool = False

@@ -9,17 +9,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from skipguide.families import text_attention
+from skipguide.families import identity_attention, text_attention
 from skipguide.families.row_parts import (
     BATCHED,
+    CONCATENATED_ATTENTION,
     DOUBLE_ATTENTION,
+    JOINT_ATTENTION,
     JOINT_STREAMS,
+    PAG,
     SEPARATE,
     SHARED_JOINT_ATTENTION,
     TEXT_FIRST,
+    TRUE_CFG,
+    VIDEO_STREAM,
     single_stack,
 )
-from skipguide.families.schema import Family
+from skipguide.families.schema import CallConvention, Family, Stack
 
 
 def _skips_layers_of_its_own(call: Mapping[str, Any]) -> bool:
@@ -34,6 +39,9 @@ SD3 = replace(
     BATCHED, own_pass=_skips_layers_of_its_own, own_guidance_argument="skip_guidance_layers",
     own_guidance=(("skip_layer_guidance_scale", 0.0),),
 )  # fmt: skip
+DISTILLED = CallConvention("none")
+QWEN = replace(TRUE_CFG, keeps_length="always")
+QWEN_EDIT = replace(QWEN, cuts_tokens=True)
 
 FAMILIES = (
     # --- Stable Diffusion 3, Flux, Qwen-Image and their relatives --------------------------------
@@ -49,6 +57,8 @@ FAMILIES = (
             "StableDiffusion3InpaintPipeline": BATCHED,
             "StableDiffusion3ControlNetPipeline": BATCHED,
             "StableDiffusion3ControlNetInpaintingPipeline": BATCHED,
+            "StableDiffusion3PAGPipeline": PAG,
+            "StableDiffusion3PAGImg2ImgPipeline": PAG,
         },
         stacks=single_stack(
             "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST
@@ -59,6 +69,109 @@ FAMILIES = (
             "hidden_states", "encoder_hidden_states", "pooled_projections", "timestep",
             "block_controlnet_hidden_states",
         ),
+    ),
+    Family(
+        name="flux",
+        makes="image",
+        title="Flux 1",
+        model="FluxTransformer2DModel",
+        checkpoint="black-forest-labs/FLUX.1-dev",
+        pipelines={
+            "FluxPipeline": TRUE_CFG,
+            "FluxImg2ImgPipeline": TRUE_CFG,
+            "FluxInpaintPipeline": TRUE_CFG,
+            "FluxKontextPipeline": replace(TRUE_CFG, cuts_tokens=True),
+            "FluxKontextInpaintPipeline": replace(TRUE_CFG, cuts_tokens=True),
+            "FluxControlNetPipeline": TRUE_CFG,
+            "FluxFillPipeline": DISTILLED,
+            "FluxControlPipeline": DISTILLED,
+            "FluxControlImg2ImgPipeline": DISTILLED,
+            "FluxControlInpaintPipeline": DISTILLED,
+            "FluxControlNetImg2ImgPipeline": DISTILLED,
+            "FluxControlNetInpaintPipeline": DISTILLED,
+        },
+        stacks={
+            "dual": Stack(
+                "transformer_blocks", 19, JOINT_STREAMS, JOINT_ATTENTION, returns=TEXT_FIRST
+            ),
+            "single": Stack(
+                "single_transformer_blocks", 38, JOINT_STREAMS, CONCATENATED_ATTENTION,
+                returns=TEXT_FIRST,
+            ),
+        },
+        latent_layout="packed",
+        text_position="before",
+        notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 "
+        "with a negative prompt is CFG",
+    ),
+    Family(
+        name="flux-2",
+        makes="image",
+        title="Flux 2 and Klein",
+        model="Flux2Transformer2DModel",
+        checkpoint="black-forest-labs/FLUX.2-dev",
+        pipelines={
+            "Flux2Pipeline": replace(DISTILLED, cuts_tokens=True),
+            "Flux2KleinPipeline": replace(SEPARATE, cuts_tokens=True),
+            "Flux2KleinInpaintPipeline": replace(SEPARATE, cuts_tokens=True),
+        },
+        stacks={
+            "dual": Stack(
+                "transformer_blocks", 8, JOINT_STREAMS, JOINT_ATTENTION, returns=TEXT_FIRST
+            ),
+            "single": Stack(
+                "single_transformer_blocks", 48, VIDEO_STREAM,
+                {"attn": identity_attention.parallel_attention},
+            ),
+        },
+        latent_layout="packed",
+        text_position="before",
+        notes="Flux 2 has embedded guidance and no CFG, Klein has CFG unless it is distilled",
+    ),
+    Family(
+        name="chroma",
+        makes="image",
+        title="Chroma",
+        model="ChromaTransformer2DModel",
+        checkpoint="lodestones/Chroma1-HD",
+        pipelines={
+            "ChromaPipeline": SEPARATE,
+            "ChromaImg2ImgPipeline": SEPARATE,
+            "ChromaInpaintPipeline": SEPARATE,
+        },
+        stacks={
+            "dual": Stack(
+                "transformer_blocks", 19, JOINT_STREAMS, JOINT_ATTENTION, returns=TEXT_FIRST
+            ),
+            "single": Stack(
+                "single_transformer_blocks", 38, VIDEO_STREAM, CONCATENATED_ATTENTION
+            ),
+        },
+        latent_layout="packed",
+        text_position="before",
+    ),
+    Family(
+        name="qwen-image",
+        makes="image",
+        title="Qwen-Image",
+        model="QwenImageTransformer2DModel",
+        checkpoint="Qwen/Qwen-Image",
+        pipelines={
+            "QwenImagePipeline": QWEN,
+            "QwenImageImg2ImgPipeline": QWEN,
+            "QwenImageInpaintPipeline": QWEN,
+            "QwenImageEditPipeline": QWEN_EDIT,
+            "QwenImageEditInpaintPipeline": QWEN_EDIT,
+            "QwenImageEditPlusPipeline": QWEN_EDIT,
+            "QwenImageControlNetPipeline": QWEN,
+            "QwenImageControlNetInpaintPipeline": QWEN,
+        },
+        stacks=single_stack(
+            "transformer_blocks", 60, JOINT_STREAMS, JOINT_ATTENTION, returns=TEXT_FIRST
+        ),
+        latent_layout="packed",
+        text_position="before",
+        notes="the pipelines give the result of CFG, ours included, the length of c at each place",
     ),
     # --- CogView, PixArt, SANA, HiDream, HunyuanImage and others ---------------------------------
     Family(

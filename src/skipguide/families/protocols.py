@@ -87,6 +87,16 @@ class KandinskyAttention(Protocol):
     out_layer: Projection
 
 
+class ParallelAttention(Protocol):
+    """A self-attention of Flux 2's single-stream blocks, with the feed-forward in it."""
+
+    to_qkv_mlp_proj: Projection
+    mlp_hidden_dim: int
+    mlp_mult_factor: int  # of what enters the activation
+    mlp_act_fn: Projection
+    to_out: Projection
+
+
 def as_denoiser(module: nn.Module) -> Denoiser:
     """Return a module as what it is beside an nn.Module, for the type checker."""
     return cast("Denoiser", module)

@@ -540,6 +540,9 @@ class GuidedCalls:
         In half precision g would magnify the rounding of two shifted rows.
         """
         samples = combine.output_samples(output)[: len(self.family.outputs)]
+        if self._loop.calls.cuts_tokens:
+            count = self._loop.count_tokens()
+            samples = [sample[:, :count] for sample in samples]
         if self._loop.calls.float32_prediction:
             return tuple(sample.float() for sample in samples)
         return tuple(samples)

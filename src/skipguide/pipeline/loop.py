@@ -3,6 +3,7 @@ steps."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.step import Combination, GuidedStep
 
 Tensor = torch.Tensor
+_log = logging.getLogger("skipguide")
 
 
 class PipelineLoop:
@@ -29,6 +31,7 @@ class PipelineLoop:
     def __init__(self, pipe: Pipeline, restart_controller: RestartController | None = None):
         self.pipe, self.restart_controller = pipe, restart_controller
         self.family, self.calls = lookup.family_of(pipe), lookup.call_convention_of(pipe)
+        self._said_length = False  # in this run
 
     @property
     def owner(self) -> str:
@@ -61,6 +64,7 @@ class PipelineLoop:
             ValueError: for timesteps that are no numbers.
             RuntimeError: for restarts on another scheduler, or that come too late.
         """
+        self._said_length = False
         noise_levels.check_timesteps(self.pipe.scheduler, self.owner)
         restarts, scheduler = self.restart_controller, self.pipe.scheduler
         if restarts is not None and restarts.scheduler is not scheduler:
@@ -189,12 +193,31 @@ class PipelineLoop:
                 f" ({own[0]}), whose passes would be without it. Pass replace_own=True to guide(),"
                 " or leave NAG out."
             )
-        rescaled = self._own_rescaling(frame, step.has_cfg)
-        self._check_own_rescaling(step, own, rescaled)
+        rescaled = [
+            name
+            for name in self.calls.rescale_names
+            if call_frame.is_enabled(self.pipe, frame, name)
+        ]
+        if step.combination is Combination.ZERO and rescaled:
+            raise ValueError(
+                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation"
+                f" to rescale, but the pipeline's own {rescaled[0]} is on. Pass {rescaled[0]}=0, or"
+                " write CFGZero(zero_steps=0)."
+            )
+        kept = step.is_kept or step.combination is Combination.HELD
+        if kept and (own or rescaled):
+            raise ValueError(
+                "skip_step goes towards the same estimate again, to which the pipeline's own"
+                f" guidance would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True,"
+                " or switch it off in the call."
+            )
         by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(
             compat.guider_of(self.pipe, frame)
         )
-        step.choose_combination(step.has_cfg and bool(rescaled), by_guider)
+        keeps_length = step.has_cfg and self._keeps_length(frame)
+        if keeps_length:
+            self._check_length(step)
+        step.choose_combination((step.has_cfg and bool(rescaled)) or keeps_length, by_guider)
         if step.is_guided:
             self._check_formula(step, frame)
         batched = self.calls.cfg_mode == "batched"
@@ -208,31 +231,25 @@ class PipelineLoop:
         if step.combination is Combination.HELD:
             step.num_passes = 0
 
-    def _own_rescaling(self, frame: FrameType, has_cfg: bool) -> list[str]:
-        """Return what the pipeline itself does with the result of CFG, by the names of its
-        arguments; what no argument switches off is in words."""
-        names, length = self.calls.rescale_names, self.calls.keeps_length if has_cfg else ""
-        if length not in ("", "always"):
-            names = (*names, length)
-        found = [name for name in names if call_frame.is_enabled(self.pipe, frame, name)]
-        return [*found, "normalization to the length of c"] if length == "always" else found
+    def _keeps_length(self, frame: FrameType) -> bool:
+        """Return whether the pipeline gives the result of CFG the length of c."""
+        flag = self.calls.keeps_length
+        return flag == "always" or bool(flag and call_frame.is_enabled(self.pipe, frame, flag))
 
-    def _check_own_rescaling(
-        self, step: GuidedStep, own: Sequence[str], rescaled: Sequence[str]
-    ) -> None:
-        if step.combination is Combination.ZERO and rescaled:
-            off = "" if " " in rescaled[0] else f"Pass {rescaled[0]}=0, or write"
-            raise ValueError(
-                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation"
-                f" to rescale, but the pipeline's own {rescaled[0]} is on. {off or 'Write'}"
-                " CFGZero(zero_steps=0)."
+    def _check_length(self, step: GuidedStep) -> None:
+        if step.rescales and not self._said_length:
+            self._said_length = True
+            _log.warning(
+                "rescale changes nothing in a step with CFG of a %s, which gives the result the"
+                " length of c at each place anyway.",
+                self.owner,
             )
-        kept = step.is_kept or step.combination is Combination.HELD
-        if kept and (own or rescaled):
+        held = step.is_kept or step.combination is Combination.HELD
+        if held or step.combination is Combination.ZERO:
+            name = "skip_step" if held else "CFGZero with zero_steps above 0"
             raise ValueError(
-                "skip_step goes towards the same estimate again, to which the pipeline's own"
-                f" guidance would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True,"
-                " or switch it off in the call."
+                f"{name} needs a pipeline that takes D as it is, but a {self.owner} gives the"
+                " result of CFG the length of c at each place. Leave it out."
             )
 
     def _check_formula(self, step: GuidedStep, frame: FrameType) -> None:
@@ -284,6 +301,12 @@ class PipelineLoop:
         if output >= len(names):
             return None
         return call_frame.find_tensor(self.pipe, names[output], shape)
+
+    def count_tokens(self) -> int:
+        """Return how many tokens the latents of the running call have."""
+        frame = call_frame.find_call_frame(self.pipe)
+        assert frame is not None
+        return frame.f_locals["latents"].shape[1]
 
     def scheduler_of(self, output: int) -> Any:
         """Return the scheduler of the latents of an output; sound may have a copy of its own."""

@@ -14,19 +14,19 @@ from support.tiny.base import Builder, Tiny
 
 
 def builders() -> dict[str, Builder]:
-    """All of them that can have CFG; the order is that of the modules' names."""
-    return _gather("PIPELINES")
+    """All of them; the order is that of the modules' names."""
+    return _collect("PIPELINES")
 
 
 def without_cfg() -> dict[str, Builder]:
-    """Those that never have CFG."""
-    return _gather("WITHOUT_CFG")
+    """Those that never have CFG, which most tests need."""
+    return _collect("WITHOUT_CFG")
 
 
-def _gather(table: str) -> dict[str, Builder]:
+def _collect(name: str) -> dict[str, Builder]:
     found: dict[str, Builder] = {}
     for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        found |= getattr(importlib.import_module(f"support.tiny.{module}"), table, {})
+        found |= getattr(importlib.import_module(f"support.tiny.{module}"), name, {})
     return found
 
 

@@ -32,6 +32,8 @@ class Tiny:
         True  # False where one call is several runs (chunks, stages), each with a window of its own
     )
     attentions: tuple[str, ...] = ()  # self-attentions whose names do not tell that they are
+    tokens: int = 0  # of the latents, where the denoiser predicts more
+    keeps_length: bool = False  # the result of CFG gets the length of c, per token
     variance: bool = False  # the second half of the denoiser's channels is a learned variance
     other: dict[str, Any] = dataclasses.field(
         default_factory=dict
