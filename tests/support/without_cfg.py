@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -62,21 +63,21 @@ def _of(name: str, steps: int, scheduler: Any = None, **call: Any) -> Case:
 
 def _h3(name: str, steps: int) -> Case:
     """The last of the noise levels that are asked for is the end of the run."""
-    return Case(without_cfg()[name], dict(num_inference_steps=steps + 1), steps)
+    make = functools.partial(without_cfg()[name], torch.float32)
+    return Case(make, dict(num_inference_steps=steps + 1), steps)
 
 
 def _sprint(name: str, steps: int) -> Case:
     """Its scheduler has a noise level of its own for two steps alone."""
     other = {} if steps == 2 else dict(intermediate_timesteps=None)
-    return Case(without_cfg()[name], dict(num_inference_steps=steps, **other), steps)
+    make = functools.partial(without_cfg()[name], torch.float32)
+    return Case(make, dict(num_inference_steps=steps, **other), steps)
 
 
 def _image(name: str) -> Case:
     """An image model that is guidance-distilled; strength leaves out the first step."""
 
-    def make() -> Tiny:
-        return without_cfg()[name](torch.float32)
-
+    make = functools.partial(without_cfg()[name], torch.float32)
     steps = 4 if name.endswith(("Img2ImgPipeline", "InpaintPipeline", "FillPipeline")) else 3
     return Case(make, dict(num_inference_steps=steps), 3)
 

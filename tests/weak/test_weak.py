@@ -54,6 +54,13 @@ VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
     "AnimateDiffPipeline": ((3, 8, 16), "", {"height": 16, "width": 32}),
     "SanaVideoPipeline": ((2, 2, 2), "", {}),
     "CogView4Pipeline": ((1, 4, 8), "before", {"height": 16, "width": 32}),
+    "CogView3PlusPipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    "PixArtSigmaPipeline": ((1, 2, 4), "", {"height": 8, "width": 16}),
+    "HunyuanDiTPipeline": ((1, 2, 4), "", {"height": 32, "width": 64}),
+    "HunyuanImagePipeline": ((1, 4, 8), "after", {"height": 8, "width": 16}),
+    "AuraFlowPipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    # what is not square is filled up to 16 tokens
+    "HiDreamImagePipeline": ((1, 1, 4), "after", {"height": 4, "width": 16}),
 }
 FACTORIZED = (
     "LattePipeline", "OpenSoraPipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline"
@@ -205,7 +212,10 @@ def both(name: str, term: STG, monkeypatch: pytest.MonkeyPatch, weak: Any) -> No
 # --- attention ------------------------------------------------------------------------------------
 
 UNET = {"StableVideoDiffusionPipeline": ["mid:0", "up:2"], "AnimateDiffPipeline": ["up:1", "up:2"]}
-DUAL = {"HunyuanVideoPipeline": ["dual:1", "single:0"]}
+DUAL = dict.fromkeys(
+    ("HunyuanVideoPipeline", "HunyuanImagePipeline", "AuraFlowPipeline", "HiDreamImagePipeline"),
+    ["dual:1", "single:0"],
+)
 SEEN = {
     "soft": [
         "MochiPipeline",
@@ -215,7 +225,7 @@ SEEN = {
         *UNET,
     ],
     "blur": [*JOINT, "LattePipeline", "OpenSoraPipeline", *UNET],
-    "frames": [name for name in JOINT if name != "CogView4Pipeline"],
+    "frames": [name for name in JOINT if VIDEOS[name][0][0] > 1],
 }
 
 

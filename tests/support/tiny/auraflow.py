@@ -28,8 +28,9 @@ def attend(transformer: Any) -> Any:
 def auraflow(dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
     width = config("auraflow")["joint_attention_dim"]
+    parts: Any = dict(tokenizer=None, text_encoder=None)
     pipe = AuraFlowPipeline(
-        tokenizer=None, text_encoder=None, vae=autoencoder(),
+        **parts, vae=autoencoder(),
         transformer=attend(matter(denoiser("auraflow"))),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
     )  # fmt: skip

@@ -48,11 +48,11 @@ def hunyuan_image(
     quoted: bool, guiders: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> Tiny:
     torch.manual_seed(0)
+    parts: Any = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
     pipe = HunyuanImagePipeline(
-        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
-        vae=autoencoder(), transformer=matter(denoiser("hunyuan-image")),
+        **parts, vae=autoencoder(), transformer=matter(denoiser("hunyuan-image")),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0), **guiders,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     call = dict(
         **prompts("", quoted), **prompts("negative_", False), height=8, width=8,
         num_inference_steps=3, output_type="latent",

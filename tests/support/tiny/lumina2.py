@@ -20,8 +20,9 @@ from support.tiny.unet3d import autoencoder
 def lumina2(inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
     width = config("lumina-2")["cap_feat_dim"]
+    parts: Any = dict(tokenizer=None, text_encoder=None)
     pipe = Lumina2Pipeline(
-        tokenizer=None, text_encoder=None, vae=autoencoder(),
+        **parts, vae=autoencoder(),
         transformer=matter(denoiser("lumina-2")), scheduler=FlowMatchEulerDiscreteScheduler(),
     )  # fmt: skip
     call = dict(
