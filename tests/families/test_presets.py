@@ -17,6 +17,7 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
 from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
@@ -175,6 +176,11 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     "svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, {}),
     "lab-svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, lab_svd.UNET),
+    "sd3.5-medium": (
+        "StableDiffusion3Img2ImgPipeline",
+        SD3Transformer2DModel,
+        dict(num_layers=24, qk_norm="rms_norm"),
+    ),
     "opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, {}),
     "lab-opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, lab_opensora.TRANSFORMER),
 }
@@ -233,6 +239,14 @@ def test_nothing_is_published_for_a_pipeline() -> None:
     )  # SLG rows name it, and are not picked
     with pytest.raises(ValueError, match=r"WanImageToVideoPipeline of 40 blocks \(known: none\)"):
         presets.preset_for(pipe)
+
+
+def test_layers_of_sd35_are_not_those_of_sd3() -> None:
+    """It has as many blocks of the same width. For 3.5 Large nothing is published."""
+    name, kind, config = MODELS["sd3.5-medium"]
+    for other in (dict(qk_norm=None), dict(num_layers=38)):
+        with pytest.raises(ValueError, match="none is known for a StableDiffusion3Img2ImgPipeline"):
+            presets.preset_for(stub(name, kind, {**config, **other}))
 
 
 def test_the_most_specific_row_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,8 @@ class Call:
 
     @property
     def batch(self) -> int:
-        return len(self.kwargs["sample" if "sample" in self.kwargs else "hidden_states"])
+        first = next(name for name in ("sample", "hidden_states", "x") if name in self.kwargs)
+        return len(self.kwargs[first])
 
     def rows(self, which: slice) -> dict[str, Any]:
         """The inputs of some samples, where the first dimension is the batch of this call, or a
@@ -49,6 +50,8 @@ class Call:
         def taken(name: str, value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: taken(name, item) for key, item in value.items()}
+            if isinstance(value, list) and name in LISTED:
+                return value[which]
             if isinstance(value, (list, tuple)) and name in NESTED:
                 return type(value)(taken(name, item) for item in value)
             if not torch.is_tensor(value) or not value.ndim or name in NOT_ROWS:
@@ -62,8 +65,9 @@ class Call:
         return {name: taken(name, value) for name, value in self.kwargs.items()}
 
 
-NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask", "img_ids", "txt_ids"}
 BATCH_SECOND = {"encoder_hidden_states_llama3"}  # HiDream's, by layers of its text encoder
+LISTED = {"x", "cap_feats"}  # an entry for each row
+NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask", "img_ids", "txt_ids"}
 NESTED = {
     "added_cond_kwargs",
     "block_controlnet_hidden_states",
@@ -81,9 +85,8 @@ PER_FRAME = {
 def samples(output: Any) -> list[Tensor]:
     if torch.is_tensor(output):
         return [output]
-    return [
-        v for v in (output if isinstance(output, tuple) else output.values()) if torch.is_tensor(v)
-    ]
+    found = list(output) if isinstance(output, tuple) else list(output.values())
+    return [torch.stack(v) if isinstance(v, list) else v for v in found if v is not None]
 
 
 def run(tiny: Tiny, **changes: Any) -> Any:
@@ -141,6 +144,8 @@ def playing(tiny: Tiny, returns: Sequence[list[Tensor]]) -> Iterator[None]:
         given = left.pop(0)
         if torch.is_tensor(output):
             return given[0]
+        if isinstance(output, tuple) and isinstance(output[0], list):
+            return (list(given[0]),)
         if isinstance(output, tuple):
             return (*given, *output[len(given) :])
         return type(output)(**dict(zip(output, given, strict=False)))
@@ -362,12 +367,14 @@ def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
     """Sort the one or two calls of a step into cond and uncond."""
     if len(calls) == 1 and not all(rows[0]):
         half = len(rows[0]) // 2
-        assert rows[0] == [False] * half + [True] * half, (
-            "uncond rows come first in every batched pipeline"
-        )
+        halves = slice(half, None), slice(half)
+        if rows[0][0]:  # cond comes first in Z-Image alone
+            halves = halves[::-1]
+        assert sorted(rows[0], reverse=rows[0][0]) == rows[0], "a batch is made of two halves"
         both = samples(calls[0].output)
-        cond, uncond = calls[0].rows(slice(half, None)), calls[0].rows(slice(half))
-        return Step(calls, cond, uncond, [s[half:] for s in both], [s[:half] for s in both], True)
+        cond, uncond = (calls[0].rows(which) for which in halves)
+        c, u = ([sample[which] for sample in both] for which in halves)
+        return Step(calls, cond, uncond, c, u, True)
     assert all(rows[0])
     if len(calls) == 1:
         return Step(calls, calls[0].kwargs, None, samples(calls[0].output), None, False)

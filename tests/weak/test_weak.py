@@ -212,10 +212,12 @@ def both(name: str, term: STG, monkeypatch: pytest.MonkeyPatch, weak: Any) -> No
 # --- attention ------------------------------------------------------------------------------------
 
 UNET = {"StableVideoDiffusionPipeline": ["mid:0", "up:2"], "AnimateDiffPipeline": ["up:1", "up:2"]}
-DUAL = dict.fromkeys(
-    ("HunyuanVideoPipeline", "HunyuanImagePipeline", "AuraFlowPipeline", "HiDreamImagePipeline"),
-    ["dual:1", "single:0"],
-)
+DUAL = {
+    name: ["dual:1", "single:0"]
+    for name in (
+        "HunyuanVideoPipeline", "HunyuanImagePipeline", "AuraFlowPipeline", "HiDreamImagePipeline"
+    )
+}  # fmt: skip
 SEEN = {
     "soft": [
         "MochiPipeline",

@@ -224,10 +224,10 @@ def _check_stack(family: Family, layer: int | str, name: str, index: int, axis: 
 
 def _check_axis(family: Family, term: Term) -> None:
     if term.axis is not None and term.axis not in family.axes:
-        known = (
-            ", ".join(f'"{axis}"' for axis in family.axes)
-            or "none, its attention is joint over space and time"
-        )
+        none = "its attention is joint over space and time"
+        if family.makes == "image":
+            none = "for it makes images, which are one frame"
+        known = ", ".join(f'"{axis}"' for axis in family.axes) or f"none, {none}"
         raise ValueError(
             f"axis must be one that {family.name} has ({known}), but got {term.axis!r}. Leave"
             " axis=None."

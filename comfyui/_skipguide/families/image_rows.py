@@ -30,10 +30,11 @@ from ..families.schema import CallConvention, Family, Stack
 
 def _skips_layers_of_its_own(call: Mapping[str, Any]) -> bool:
     """Return whether StableDiffusion3Pipeline makes its weak pass at the step that begins."""
+    if call.get("skip_guidance_layers") is None or not call["self"].do_classifier_free_guidance:
+        return False
     i, steps = call["i"], call["num_inference_steps"]
     start, stop = call["skip_layer_guidance_start"], call["skip_layer_guidance_stop"]
-    on = call["skip_guidance_layers"] is not None and call["self"].do_classifier_free_guidance
-    return on and steps * start < i < steps * stop
+    return steps * start < i < steps * stop
 
 
 SD3 = replace(
@@ -41,6 +42,11 @@ SD3 = replace(
     own_guidance=(("skip_layer_guidance_scale", 0.0),),
 )  # fmt: skip
 DISTILLED = CallConvention("none")
+Z_IMAGE = CallConvention(
+    "batched", cond_first=True, float32_prediction=True, cfg_flag="apply_cfg",
+    scale_names=("current_guidance_scale",), scale_from_cond=True,
+    unsupported_flag="cfg_normalization",
+)  # fmt: skip
 QWEN = replace(TRUE_CFG, keeps_length="always")
 QWEN_EDIT = replace(QWEN, cuts_tokens=True)
 
@@ -174,6 +180,27 @@ FAMILIES = (
         text_position="before",
         notes="the pipelines give the result of CFG, ours included, the length of c at each place",
     ),
+    Family(
+        name="z-image",
+        makes="image",
+        title="Z-Image",
+        model="ZImageTransformer2DModel",
+        checkpoint="Tongyi-MAI/Z-Image-Turbo",
+        pipelines={
+            "ZImagePipeline": Z_IMAGE,
+            "ZImageImg2ImgPipeline": Z_IMAGE,
+            "ZImageInpaintPipeline": Z_IMAGE,
+        },
+        stacks=single_stack(
+            "layers", 30, ("x",), {"attention": identity_attention.plain_attention}
+        ),
+        latent_layout="",
+        batched_inputs=("x", "t", "cap_feats"),
+        listed_inputs=("x", "cap_feats"),
+        cached_modules=("noise_refiner", "context_refiner"),
+        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u), and 0 is no CFG, as"
+        " Z-Image-Turbo runs; text and image are one sequence",
+    ),
     # --- CogView, PixArt, SANA, HiDream, HunyuanImage and others ---------------------------------
     Family(
         name="cogview4",
@@ -191,6 +218,3 @@ FAMILIES = (
         negative=text_attention.PLAIN_PROMPT,
     ),
 )  # fmt: skip
-
-# Pipelines of diffusers that make images and that guide() and SkipGuidance refuse, and why.
-REFUSED_PIPELINES: dict[str, str] = {}

@@ -285,37 +285,3 @@ FAMILIES = (
         batched_inputs=TEXT_INPUTS,
     ),
 )  # fmt: skip
-
-REFUSED_PIPELINES: dict[str, str] = {
-    **dict.fromkeys(
-        ("LuminaPipeline", "LuminaText2ImgPipeline"),
-        "it guides three of the four channels of its latents, so that D cannot be handed over",
-    ),
-    "DiTPipeline": (
-        "its batch is [cond, uncond], and its guided latents are both halves of a batch"
-    ),
-    "OmniGenPipeline": "its batch is [cond, uncond], with a third part for images",
-    "HunyuanDiTControlNetPipeline": (
-        "its denoiser empties the list of hints that it is handed, so that a weak pass finds none"
-    ),
-    **dict.fromkeys(
-        ("PRXPipeline", "PRXPixelPipeline", "NucleusMoEImagePipeline"),
-        "its attentions have queries of the image alone and keys of the text too, which the skips"
-        " of attention do not know yet",
-    ),
-    **dict.fromkeys(
-        (
-            "BriaFiboPipeline",
-            "BriaFiboEditPipeline",
-            "BriaFibo2Pipeline",
-            "LongCatImagePipeline",
-            "LongCatImageEditPipeline",
-        ),
-        "it takes no embeddings of prompts, and how it calls its denoiser was not tried",
-    ),
-    "JoyImageEditPlusPipeline": (
-        "its batch has images of several sizes in one tensor, and how it is called was not tried"
-    ),
-    "ErnieImagePipeline": "its blocks take the tokens as the first dimension and the batch second",
-    "Ideogram4Pipeline": "it has another transformer for u, whose inputs are other tokens",
-}

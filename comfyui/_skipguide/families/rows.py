@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..families import identity_attention, image_rows, more_image_rows, text_attention
+from ..families import (
+    identity_attention,
+    image_reasons,
+    image_rows,
+    more_image_rows,
+    text_attention,
+)
 from ..families.row_parts import (
     BATCHED,
     BATCHED_FLOAT32,
@@ -609,6 +615,4 @@ REFUSED_VIDEO_PIPELINES: dict[str, str] = {
     ),
 }
 
-REFUSED_PIPELINES = {
-    **REFUSED_VIDEO_PIPELINES, **image_rows.REFUSED_PIPELINES, **more_image_rows.REFUSED_PIPELINES
-}  # fmt: skip
+REFUSED_PIPELINES = {**REFUSED_VIDEO_PIPELINES, **image_reasons.REFUSED_PIPELINES}

@@ -58,7 +58,7 @@ class BenchmarkStep:
         with torch.device(device):
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
         self.model = model
-        text = next(name for name in self.cond if name.startswith("encoder_hidden_states"))
+        text = peers.text_input(self.cond)
         self.uncond = {**self.cond, text: self.uncond[text]}
         self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
         self.pipe = _build_bare_pipeline(self)
@@ -95,7 +95,8 @@ class BenchmarkStep:
         if self.calls.cfg_mode == "none":
             return self.predict(self.cond)[0], None
         if self.calls.cfg_mode == "batched":
-            u, c = self.predict(self.batched_inputs)[0].chunk(2)
+            halves = self.predict(self.batched_inputs)[0].chunk(2)
+            c, u = halves if self.calls.cond_first else halves[::-1]
             return c, u
         return self.predict(self.cond)[0], self.predict(self.uncond)[0]
 
@@ -213,20 +214,27 @@ def _build_with_own_weights(
 
 
 def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
-    """Return the inputs of one call on [uncond, cond]."""
-    joined = {
-        name: torch.cat([uncond[name], cond[name]], dim)
+    """Return the inputs of one call on [uncond, cond], or the other way round."""
+    first, second = uncond, cond
+    if next(iter(row.pipelines.values())).cond_first:
+        first, second = cond, uncond
+    joined: Inputs = {
+        name: torch.cat([first[name], second[name]], dim)
         for name, dim in row.batch_dims.items()
         if torch.is_tensor(cond.get(name))
     }
-    return {**cond, **joined}
+    listed = {name: [*first[name], *second[name]] for name in row.listed_inputs}
+    return {**cond, **joined, **listed}
 
 
 def _cast_floats(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return {
-        name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
-        for name, value in inputs.items()
-    }
+    return {name: _cast(value, dtype) for name, value in inputs.items()}
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, list):
+        return [_cast(item, dtype) for item in value]
+    return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
 
 
 def _build_bare_pipeline(step: BenchmarkStep) -> Any:

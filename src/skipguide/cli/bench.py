@@ -235,7 +235,11 @@ def _family_row(r: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-_OTHERS = {"slg_guider": "SkipLayerGuidance", "ltx2_stg": "LTX-2's own STG"}
+_OTHERS = {
+    "slg_guider": "SkipLayerGuidance",
+    "ltx2_stg": "LTX-2's own STG",
+    "sd3_skip_layers": "SD3's own skip guidance",
+}
 
 
 def _ratio(way: Result | None) -> str:
@@ -356,6 +360,7 @@ def _table_rows(r: Result) -> Iterator[tuple[str, ...]]:
         "batch": ("CFG + STG, skipguide with exact=False", shared),
         "slg_guider": ("CFG + STG, diffusers' SkipLayerGuidance", full),
         "ltx2_stg": ("CFG + STG, diffusers' own for LTX-2", "3.00"),
+        "sd3_skip_layers": ("CFG + STG, diffusers' own for SD3", full),
     }
     for name, (words, passes) in names.items():
         if name in r["ways"]:

@@ -152,6 +152,7 @@ class CallConvention:
         cfg_mode: "batched", one call on [uncond, cond]; "separate", one for cond and one for
             uncond; "guider", as the pipeline's guider asks for; "none", one for cond, where a
             pipeline has no CFG at all.
+        cond_first: a batch is [cond, uncond].
         float32_prediction: in a run in half precision the pipeline accepts predictions in float32,
             so that the guidance is not rounded before CFG.
         cfg_flag: whether CFG is on.
@@ -188,6 +189,7 @@ class CallConvention:
     """
 
     cfg_mode: str
+    cond_first: bool = False
     float32_prediction: bool = False
     cfg_flag: str = "do_classifier_free_guidance"
     cfg_off_flag: str = ""
@@ -226,6 +228,8 @@ class Family:
         batched_inputs: the inputs of the denoiser whose first dimension is the batch; needed where
             a pipeline calls it "batched".
         batched_second: those of them whose second dimension it is instead.
+        listed_inputs: those of them that are lists with an entry for each row; what the denoiser
+            predicts is a list as well.
         denoisers: the attributes of the pipeline that hold denoisers; one of two may be None.
         interleaved: the stacks run in turn, one block of each, and a bare number is a block of each
             (or of the one with the term's axis).
@@ -261,6 +265,7 @@ class Family:
     pipelines: Mapping[str, CallConvention]
     stacks: Mapping[str, Stack]
     batched_inputs: tuple[str, ...] = ()
+    listed_inputs: tuple[str, ...] = ()
     denoisers: tuple[str, ...] = ("transformer",)
     interleaved: bool = False
     cached_modules: tuple[str, ...] = ()

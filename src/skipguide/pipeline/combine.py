@@ -102,7 +102,8 @@ def output_samples(output: Any) -> list[Tensor]:
     """Return the predictions in a tensor, a tuple, or one of diffusers' output classes."""
     if torch.is_tensor(output):
         return [output]
-    return list(output) if isinstance(output, tuple) else list(output.values())
+    found = output if isinstance(output, tuple) else output.values()
+    return [torch.stack(one) if isinstance(one, list) else one for one in found]
 
 
 def replace_samples(output: Any, samples: Sequence[Tensor]) -> Any:
@@ -110,6 +111,13 @@ def replace_samples(output: Any, samples: Sequence[Tensor]) -> Any:
     if torch.is_tensor(output):
         return samples[0]
     if isinstance(output, tuple):
-        return (*samples, *output[len(samples) :])
-    named = dict(zip(output, samples, strict=False))  # an output may have more entries than that
+        return (*map(_like, samples, output), *output[len(samples) :])
+    named = dict(
+        zip(output, map(_like, samples, output.values()), strict=False)
+    )  # an output may have more entries than that
     return type(output)(**{**output, **named})
+
+
+def _like(sample: Tensor, before: Any) -> Any:
+    """Return a prediction as a list of rows where the denoiser returned such a list."""
+    return list(sample) if isinstance(before, list) else sample

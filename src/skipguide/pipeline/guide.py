@@ -131,6 +131,8 @@ def guide(
             "replace_own": replace_own,
         },
     )
+    if replace_own is None and not lookup.call_convention_of(pipe).own_guidance:
+        of_preset["replace_own"] = False  # of a preset for several pipelines
     request = GuidanceRequest(
         single,
         schedule,

@@ -220,7 +220,8 @@ class GuidedCalls:
         split = any(map(self._separates_contexts, self._guided_denoisers.values()))
         self._own_guidance.settle(frame, bool(step.active_terms))
         self._loop.add_calls(step, frame, self.request.replace_own)
-        step.choose_batch(self.request.exact, always_split=split or step.has_nag)
+        other_order = self._loop.calls.cond_first and step.is_guided
+        step.choose_batch(self.request.exact, split or step.has_nag or other_order)
         if step.combination is Combination.GUIDER:
             self._guider_formula.attach(compat.guider_of(self.pipe, frame))
         self.passes.steps += 1
@@ -358,7 +359,8 @@ class GuidedCalls:
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
             return combine.replace_samples(output, step.returned)
-        pairs = zip(us, step.returned, strict=True)
+        halves = (step.returned, us) if self._loop.calls.cond_first else (us, step.returned)
+        pairs = zip(*halves, strict=True)
         return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
 
     def _choose_plan(self, guided: GuidedDenoiser, index: int, has_cfg: bool) -> None:
@@ -532,7 +534,9 @@ class GuidedCalls:
 
     def _select_rows(self, inputs: ReadOnlyInputs, half: int) -> Inputs:
         """Return the inputs of the denoiser for one half of the batch."""
-        return patching.select_rows(half, inputs, self.family.batch_dims)
+        position = 1 - half if self._loop.calls.cond_first else half
+        family = self.family
+        return patching.select_rows(position, inputs, family.batch_dims, family.listed_inputs)
 
     def _extract_predictions(self, output: Any) -> tuple[Tensor, ...]:
         """Return what is guided of an output, in float32 where the pipeline takes that.

@@ -302,11 +302,12 @@ class PipelineLoop:
             return None
         return call_frame.find_tensor(self.pipe, names[output], shape)
 
-    def count_tokens(self) -> int:
-        """Return how many tokens the latents of the running call have."""
+    def count_tokens(self) -> int | None:
+        """Return how many tokens the latents of the running call have; None if it has none yet."""
         frame = call_frame.find_call_frame(self.pipe)
         assert frame is not None
-        return frame.f_locals["latents"].shape[1]
+        latents = frame.f_locals.get("latents")
+        return None if latents is None else latents.shape[1]
 
     def scheduler_of(self, output: int) -> Any:
         """Return the scheduler of the latents of an output; sound may have a copy of its own."""

@@ -142,7 +142,8 @@ class GuidedStep:
 
         Args:
             exact: of the request.
-            always_split: it does, for a cache has a state for each half, or NAG acts in one.
+            always_split: it does, for a cache has a state for each half, NAG acts in one, or the
+                halves come in the other order.
         """
         alone = bool(self.uncond_terms) or self.leaves_out_uncond or self.reuses_uncond
         alone = alone or isinstance(self.rule, RectifiedCFG)  # u is computed elsewhere than c

@@ -82,9 +82,14 @@ class JointPass:
 
     def repeat_inputs(self, inputs: ReadOnlyInputs) -> Inputs:
         """Return the inputs of the denoiser for all terms, from those of the conditional rows."""
-        dims, copies = self.members[0].family.batch_dims, len(self.members)
+        family, copies = self.members[0].family, len(self.members)
+        dims, listed = family.batch_dims, family.listed_inputs
         return {
-            name: patching.repeat_rows(copies, value, dims[name]) if name in dims else value
+            name: value
+            if name not in dims
+            else [*value] * copies
+            if name in listed
+            else patching.repeat_rows(copies, value, dims[name])
             for name, value in inputs.items()
         }
 

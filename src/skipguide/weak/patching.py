@@ -330,16 +330,34 @@ def select_half(half: int, value: Any, dim: int = 0) -> Any:
     return _map_tensors(select, value)
 
 
-def select_rows(half: int, inputs: ReadOnlyInputs, batch_dims: Mapping[str, int]) -> Inputs:
+def select_entries(half: int, rows: Sequence[Any]) -> list[Any]:
+    """Return one half of a list with an entry for each row of a batch.
+
+    Args:
+        half: UNCOND or COND.
+        rows: the list.
+    """
+    middle = len(rows) // 2
+    return list(rows[:middle] if half == UNCOND else rows[middle:])
+
+
+def select_rows(
+    half: int, inputs: ReadOnlyInputs, batch_dims: Mapping[str, int], listed: Sequence[str] = ()
+) -> Inputs:
     """Return the inputs of a denoiser for one half of a batch [uncond, cond].
 
     Args:
         half: UNCOND or COND.
         inputs: by name.
         batch_dims: the dimension of the batch in those that have one.
+        listed: those of them that are lists with an entry for each row.
     """
     return {
-        name: select_half(half, value, batch_dims[name]) if name in batch_dims else value
+        name: value
+        if name not in batch_dims
+        else select_entries(half, value)
+        if name in listed
+        else select_half(half, value, batch_dims[name])
         for name, value in inputs.items()
     }
 

@@ -201,7 +201,8 @@ class TrajectoryScan(Guide):
         batched = self._is_batched(step)
         if step.has_cfg and step.calls_done == (1 if batched else 2):
             us = self._extract_predictions(output)
-            select = functools.partial(patching.select_half, patching.UNCOND)
+            half = patching.COND if self._loop.calls.cond_first else patching.UNCOND
+            select = functools.partial(patching.select_half, half)
             state.us = tuple(map(select, us)) if batched else us
         if step.calls_done == step.num_calls:
             self._under_way = None

@@ -1,0 +1,104 @@
+# Built by `make comfyui` from src/skipguide/families/image_reasons.py; do not edit.
+"""Pipelines of diffusers that make images and have no row, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def _for_all(reason: str, names: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(names, reason)
+
+
+REFUSED_PIPELINES: dict[str, str] = {
+    **_for_all(
+        "it has no denoiser of its own, but calls other pipelines: guide() the one that denoises",
+        (
+            "KandinskyCombinedPipeline", "KandinskyImg2ImgCombinedPipeline",
+            "KandinskyInpaintCombinedPipeline", "KandinskyV22CombinedPipeline",
+            "KandinskyV22Img2ImgCombinedPipeline", "KandinskyV22InpaintCombinedPipeline",
+            "StableCascadeCombinedPipeline", "VisualClozePipeline",
+        ),
+    ),
+    "FluxPriorReduxPipeline": (
+        "it makes embeddings of an image by one pass; guide() the FluxPipeline that takes them"
+    ),
+    **_for_all(
+        "it makes embeddings, which have no place in an image, by a model without image tokens",
+        (
+            "KandinskyPriorPipeline", "KandinskyV22PriorPipeline",
+            "KandinskyV22PriorEmb2EmbPipeline", "StableCascadePriorPipeline",
+        ),
+    ),
+    **_for_all(
+        "it makes the parameters of a three-dimensional scene, which is no image",
+        ("ShapEPipeline", "ShapEImg2ImgPipeline"),
+    ),
+    **_for_all(
+        "its UNet takes no text and has attention in few of its blocks, which no row describes",
+        ("ConsistencyModelPipeline", "DDIMPipeline", "DDPMPipeline"),
+    ),
+    "Flux2KleinKVPipeline": (
+        "its transformer keeps keys and values of the pictures that it edits, which a weak pass"
+        " would overwrite; Flux2KleinPipeline takes pictures without"
+    ),
+    "QwenImage21Pipeline": (
+        "its transformer keeps keys and values of the text and of pictures from step to step, which"
+        " a weak pass would overwrite"
+    ),
+    "OmniGenPipeline": (
+        "its transformer keeps keys and values of the text and of pictures from step to step, which"
+        " a weak pass would overwrite"
+    ),
+    **_for_all(
+        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of one"
+        " half has not",
+        ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
+    ),
+    "ZImageOmniPipeline": (
+        "its transformer takes nested lists of pictures of several sizes, which no row describes"
+    ),
+    **_for_all(
+        "it guides three of the four channels of its latents, so that D cannot be handed over",
+        ("LuminaPipeline", "LuminaText2ImgPipeline"),
+    ),
+    "DiTPipeline": (
+        "the latents that it guides are a batch of both halves, which it cuts after the last step"
+    ),
+    "HunyuanDiTControlNetPipeline": (
+        "its denoiser empties the list of hints that it is handed, so that a weak pass finds none"
+    ),
+    **_for_all(
+        "its attentions have queries of the image alone and keys of the text too, which the skips"
+        " of attention do not know yet",
+        ("PRXPipeline", "PRXPixelPipeline", "NucleusMoEImagePipeline"),
+    ),
+    **_for_all(
+        "it takes no embeddings of prompts, and how it calls its denoiser was not tried",
+        (
+            "BriaFiboPipeline", "BriaFiboEditPipeline", "BriaFibo2Pipeline", "LongCatImagePipeline",
+            "LongCatImageEditPipeline",
+        ),
+    ),
+    "JoyImageEditPlusPipeline": (
+        "its batch has images of several sizes in one tensor, and how it is called was not tried"
+    ),
+    "ErnieImagePipeline": (
+        "its blocks take the tokens as the first dimension and the batch as the second"
+    ),
+    "Ideogram4Pipeline": "it has another transformer for u, whose inputs are other tokens",
+    **_for_all(
+        "nobody made a row for it yet",
+        (
+            "DreamLiteMobilePipeline", "DreamLitePipeline", "IFImg2ImgPipeline",
+            "IFImg2ImgSuperResolutionPipeline", "IFInpaintingPipeline",
+            "IFInpaintingSuperResolutionPipeline", "IFPipeline", "IFSuperResolutionPipeline",
+            "Kandinsky3Img2ImgPipeline", "Kandinsky3Pipeline", "KandinskyImg2ImgPipeline",
+            "KandinskyInpaintPipeline", "KandinskyPipeline",
+            "KandinskyV22ControlnetImg2ImgPipeline", "KandinskyV22ControlnetPipeline",
+            "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline", "KandinskyV22Pipeline",
+            "LDMSuperResolutionPipeline", "LDMTextToImagePipeline", "QwenImageLayeredPipeline",
+            "StableCascadeDecoderPipeline", "VisualClozeGenerationPipeline",
+        ),
+    ),
+}  # fmt: skip
