@@ -29,6 +29,7 @@ REPRESENTATIVES = (
     "CosmosTextToWorldPipeline",  # separate, with c + g (c - u) for a formula
     "Kandinsky6TI2VAPipeline",  # separate, with video and audio as its outputs
     "HunyuanVideo15Pipeline",  # by a guider
+    "ZImagePipeline",  # images: batched, cond first, in lists, with c + g (c - u) for a formula
     "FluxFillPipeline",  # images, without CFG; dual and single blocks, text first out of both
     "StableDiffusion3Pipeline",  # images: batched; text first out of a block, two attentions in it
     "AnimateDiffPipeline",  # batched; a UNet (that of Stable Video Diffusion takes twice the time)

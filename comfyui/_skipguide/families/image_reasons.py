@@ -51,8 +51,8 @@ REFUSED_PIPELINES: dict[str, str] = {
         " a weak pass would overwrite"
     ),
     **_for_all(
-        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of one"
-        " half has not",
+        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of"
+        " one half has not",
         ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
     ),
     "ZImageOmniPipeline": (
