@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import Any
 
-import diffusers
 import pytest
 import torch
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from diffusers.pipelines.flux.pipeline_flux_prior_redux import FluxPriorReduxPipeline
 from PIL import Image
 
 from skipguide import STG, CFGZero, guide
@@ -28,7 +29,7 @@ def embed_a_picture() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     encoder = ReduxImageEncoder(redux_dim=8, txt_in_features=1)
     encoder.redux_up, encoder.redux_down = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4096)
-    prior = diffusers.FluxPriorReduxPipeline(image_embedder=encoder.eval(), **siglip())
+    prior: Any = FluxPriorReduxPipeline(image_embedder=encoder.eval(), **siglip())
     return dict(prior(Image.linear_gradient("L").convert("RGB")))
 
 
@@ -84,7 +85,10 @@ def test_a_rescaling_that_changes_nothing_is_said_once(caplog: pytest.LogCapture
 
 def test_what_needs_d_as_it_is_is_refused() -> None:
     small = tiny("QwenImagePipeline")
-    for options, name in (({"cfg": CFGZero(zero_steps=1)}, "CFGZero"), ({"skip_step": 1}, "skip")):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"cfg": CFGZero(zero_steps=1)}, "CFGZero"), ({"skip_step": 1}, "skip_step"),
+    ]  # fmt: skip
+    for options, name in refused:
         with (
             guide(small.pipe, STG([1], 1.3), **options),
             pytest.raises(ValueError, match=rf"{name}.* gives the result of CFG the length of c"),

@@ -59,8 +59,13 @@ VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
     "HunyuanDiTPipeline": ((1, 2, 4), "", {"height": 32, "width": 64}),
     "HunyuanImagePipeline": ((1, 4, 8), "after", {"height": 8, "width": 16}),
     "AuraFlowPipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    "Krea2Pipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    "OvisImagePipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
     # what is not square is filled up to 16 tokens
     "HiDreamImagePipeline": ((1, 1, 4), "after", {"height": 4, "width": 16}),
+    "StableDiffusion3Pipeline": ((1, 4, 8), "after", {"height": 16, "width": 32}),
+    "FluxPipeline": ((1, 4, 4), "before", {}),
+    "QwenImagePipeline": ((1, 4, 4), "before", {}),
 }
 FACTORIZED = (
     "LattePipeline", "OpenSoraPipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline"
@@ -158,10 +163,11 @@ def weakened(name: str, skip: str, strength: float | None) -> Callable[..., nn.M
         model: nn.Module, layers: Sequence[str], _: str, attentions: Sequence[str]
     ) -> nn.Module:
         weak = copy.deepcopy(model)
+        there = dict(weak.named_modules())
         for path in [f"{layer}.{attention}" for layer in layers for attention in attentions]:
-            put_aside(
-                weak.get_submodule(path), functools.partial(BY_HAND[skip], strength), name, path
-            )
+            if path in there:
+                change = functools.partial(BY_HAND[skip], strength)
+                put_aside(there[path], change, name, path)
         return weak
 
     return made
@@ -215,7 +221,8 @@ UNET = {"StableVideoDiffusionPipeline": ["mid:0", "up:2"], "AnimateDiffPipeline"
 DUAL = {
     name: ["dual:1", "single:0"]
     for name in (
-        "HunyuanVideoPipeline", "HunyuanImagePipeline", "AuraFlowPipeline", "HiDreamImagePipeline"
+        "HunyuanVideoPipeline", "FluxPipeline", "HunyuanImagePipeline", "AuraFlowPipeline",
+        "HiDreamImagePipeline", "OvisImagePipeline",
     )
 }  # fmt: skip
 SEEN = {

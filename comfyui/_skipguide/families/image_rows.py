@@ -45,7 +45,7 @@ DISTILLED = CallConvention("none")
 Z_IMAGE = CallConvention(
     "batched", cond_first=True, float32_prediction=True, cfg_flag="apply_cfg",
     scale_names=("current_guidance_scale",), scale_from_cond=True,
-    unsupported_flag="cfg_normalization",
+    unsupported_flag="cfg_normalization", negated=True,
 )  # fmt: skip
 QWEN = replace(TRUE_CFG, keeps_length="always")
 QWEN_EDIT = replace(QWEN, cuts_tokens=True)

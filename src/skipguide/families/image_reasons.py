@@ -45,13 +45,9 @@ REFUSED_PIPELINES: dict[str, str] = {
         "its transformer keeps keys and values of the text and of pictures from step to step, which"
         " a weak pass would overwrite"
     ),
-    "OmniGenPipeline": (
-        "its transformer keeps keys and values of the text and of pictures from step to step, which"
-        " a weak pass would overwrite"
-    ),
     **_for_all(
-        "its ControlNet adds to tokens that are padded for the whole batch of CFG, which a pass of"
-        " one half has not",
+        "its ControlNet adds to tokens that are padded for the whole batch of CFG, as those of a"
+        " pass of one half are not",
         ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"),
     ),
     "ZImageOmniPipeline": (
@@ -85,6 +81,7 @@ REFUSED_PIPELINES: dict[str, str] = {
     "ErnieImagePipeline": (
         "its blocks take the tokens as the first dimension and the batch as the second"
     ),
+    "OmniGenPipeline": "its batch is [cond, uncond] with a third part where there are images",
     "Ideogram4Pipeline": "it has another transformer for u, whose inputs are other tokens",
     **_for_all(
         "nobody made a row for it yet",

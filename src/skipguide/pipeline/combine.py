@@ -112,9 +112,8 @@ def replace_samples(output: Any, samples: Sequence[Tensor]) -> Any:
         return samples[0]
     if isinstance(output, tuple):
         return (*map(_like, samples, output), *output[len(samples) :])
-    named = dict(
-        zip(output, map(_like, samples, output.values()), strict=False)
-    )  # an output may have more entries than that
+    found = map(_like, samples, output.values())
+    named = dict(zip(output, found, strict=False))  # an output may have more entries than that
     return type(output)(**{**output, **named})
 
 

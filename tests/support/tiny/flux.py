@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
@@ -23,7 +24,7 @@ KONTEXT = dict(image=IMAGE, max_area=256, _auto_resize=False)
 def control_net() -> Any:
     """One of a block of each kind."""
     sizes = {**config("flux"), "num_layers": 1, "num_single_layers": 1}
-    return matter(diffusers.FluxControlNetModel(**sizes))
+    return matter(FluxControlNetModel(**sizes))
 
 
 def flux(

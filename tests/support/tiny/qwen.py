@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+from diffusers.models.controlnets.controlnet_qwenimage import QwenImageControlNetModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
@@ -38,7 +39,7 @@ def autoencoder() -> AutoencoderKLQwenImage:
 def control_net(extra: int) -> Any:
     """One of a block."""
     sizes = {**config("qwen-image"), "num_layers": 1, "extra_condition_channels": extra}
-    return matter(diffusers.QwenImageControlNetModel(**sizes))
+    return matter(QwenImageControlNetModel(**sizes))
 
 
 def qwen(
