@@ -8,11 +8,11 @@ from typing import Any
 
 from skipguide.families.rows import FAMILIES
 from skipguide.families.schema import CallConvention, Family
-from support.matrix import REPRESENTATIVES, mark_matrix
+from support.matrix import OWN_TESTS, REPRESENTATIVES, mark_matrix
 from support.tiny import builders, without_cfg
 
-# Those that never have CFG run with tests of their own, which have no matrix.
-REPRESENTED = {name.split()[0] for name in (*REPRESENTATIVES, *without_cfg())}
+# Those that never have CFG run with tests of their own, which have no matrix; so do some images.
+REPRESENTED = {name.split()[0] for name in (*REPRESENTATIVES, *without_cfg(), *OWN_TESTS)}
 
 
 class Item(SimpleNamespace):

@@ -78,7 +78,7 @@ def test_the_price_is_that_of_a_run(name: str) -> None:
 
 
 def test_presets_in_few_steps_for_people() -> None:
-    lines = run("--steps", "4,8", "--model", "hunyuan", "--recommended").stdout.splitlines()
+    lines = run("--steps", "4,8", "--model", "hunyuanvideo", "--recommended").stdout.splitlines()
     assert lines[0].split() == ["preset", "setting", "4", "steps", "8", "steps"]
     assert [line.split()[0] for line in lines[1:]] == ["hunyuan-double-2"]
     assert lines[1].endswith("4 of 4: 1.95  8 of 8: 1.95")

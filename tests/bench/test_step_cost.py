@@ -105,7 +105,7 @@ def test_narrow_examples_have_the_depth_of_the_public_checkpoint() -> None:
 # The families whose blocks the hooks of diffusers' SkipLayerGuidance know.
 WITH_GUIDER = {
     "mochi", "wan", "wan-vace", "hunyuan", "framepack", "ltx", "cogvideox", "cogview4",
-    "motif-video", "latte",
+    "motif-video", "latte", "pixart", "hunyuan-image",
 }  # fmt: skip
 
 

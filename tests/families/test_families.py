@@ -369,6 +369,10 @@ def test_bfloat16(name: str) -> None:
     assert not torch.equal(shared, plain)
 
 
+# Their blocks are called with names alone, so that their streams need not be their first arguments.
+BY_NAME = {"hidream"}
+
+
 # --- the rows -------------------------------------------------------------------------------------
 
 
@@ -388,10 +392,8 @@ def test_row_names_things_that_exist(small: Tiny) -> None:
         assert set(family.batched_inputs) <= set(inspect.signature(model.forward).parameters)
         for _, stack in [] if is_unet(small) else stacks_of(small):
             block = model.get_submodule(f"{stack.path}.0")
-            assert (
-                tuple(inspect.signature(block.forward).parameters)[: len(stack.streams)]
-                == stack.streams
-            )
+            first = tuple(inspect.signature(block.forward).parameters)[: len(stack.streams)]
+            assert first == stack.streams or family.name in BY_NAME
             assert set(stack.attention) == set(attentions_of(small)) or family.name == "sana-wm"
     assert call_convention_of(small.pipe).cfg_mode in ("batched", "separate", "guider")
 

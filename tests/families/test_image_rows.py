@@ -16,10 +16,6 @@ from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
 from support.tiny import tiny
 
 MAKES_IMAGES = re.compile(r"Output\(\s*images=|images=image|ImagePipelineOutput")
-# Rows of these come with other changes; whoever makes one takes the prefix away.
-LATER = (
-    "AuraFlow", "CogView3", "HiDream", "HunyuanDiT", "HunyuanImage", "Lumina", "PixArt", "Sana",
-)  # fmt: skip
 
 
 def image_pipelines() -> set[str]:
@@ -43,7 +39,7 @@ def test_image_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
     images = image_pipelines()
     rows = {name for row in FAMILIES for name in row.pipelines}
     left = images - rows - set(REFUSED_PIPELINES)
-    assert {name for name in left if not name.startswith(LATER)} == set()
+    assert left == set()
     assert {"StableDiffusion3Pipeline", "FluxPipeline", "QwenImagePipeline"} <= images & rows
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+from diffusers.models.transformers.hunyuan_transformer_2d import HunyuanDiT2DModel
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
@@ -159,6 +162,13 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
         dict(num_layers=42, num_attention_heads=48),
     ),
     "cogvideox-2b": ("CogVideoXPipeline", CogVideoXTransformer3DModel, {}),
+    "pixart-sigma-pag": ("PixArtSigmaPipeline", PixArtTransformer2DModel, {}),
+    "sana-pag": ("SanaPipeline", SanaTransformer2DModel, {}),
+    "hunyuan-dit-pag": (
+        "HunyuanDiTPipeline",
+        HunyuanDiT2DModel,
+        dict(num_layers=40, in_channels=4, patch_size=2),
+    ),
     "wan-14b": ("WanPipeline", WanTransformer3DModel, {}),
     "wan-1.3b": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
     "wan-slg-9": ("WanPipeline", WanTransformer3DModel, {}),

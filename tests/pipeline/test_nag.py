@@ -39,7 +39,10 @@ HAVE_NAG = [
     if family.negative is not None and name.split()[0] in family.pipelines and name not in REFUSED
 ]
 # Without CFG they drop the embeddings that they are given, and the tiny ones have no encoder.
-DROP_EMBEDDINGS = ("SanaVideo", "SanaImage", "Allegro", "AnyFlow")
+DROP_EMBEDDINGS = (
+    "SanaVideo", "SanaImage", "SanaPipeline", "SanaControl", "SanaPAG", "PixArt", "Allegro",
+    "AnyFlow",
+)  # fmt: skip
 
 
 def negative_inputs(small: Tiny) -> dict[str, Any]:

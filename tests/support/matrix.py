@@ -36,6 +36,10 @@ REPRESENTATIVES = (
 )
 # The slowest of the tiny pipelines, which a test may leave to `make test-long`.
 LARGE = ("AnimateDiffPipeline", "StableVideoDiffusionPipeline", "HunyuanVideo15Pipeline")
+# Those whose attention has a shape of its own, which tests/families/test_more_images.py looks at.
+OWN_TESTS = (
+    "AuraFlowPipeline", "HiDreamImagePipeline", "Lumina2Pipeline", "Krea2Pipeline",
+)  # fmt: skip
 # The denoising loops of diffusers' Modular pipelines, which tests/test_guider.py builds.
 MODULAR = ("modular Wan", "modular Wan 2.2", "modular LTX", "modular LTX2")
 NAME_OF_PIPELINE = re.compile(r"\w+Pipeline( [\w.]+)?")

@@ -118,7 +118,7 @@ def mixed(both: Tensor, nag: Numbers) -> Tensor:
 
 def meet_in_attention(module: nn.Module, nag: Numbers, is_cross: bool, model: str) -> list[Any]:
     """Change what torch's attention returns while a module runs: the tokens of the video in it."""
-    text_first = model.startswith(("CogV", "ConsisID"))
+    text_first = model.startswith(("CogV", "ConsisID", "Glm"))
     video, usual = [0], [SDPA]
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -56,6 +56,8 @@ class Call:
                 return type(value)(taken(name, item) for item in value)
             if not torch.is_tensor(value) or not value.ndim or name in NOT_ROWS:
                 return value
+            if name in BATCH_SECOND:
+                return value[:, which]
             if name in PER_FRAME and "sample" in self.kwargs:
                 return value.unflatten(0, (self.batch, -1))[which].flatten(0, 1)
             return value[which] if len(value) == self.batch else value
@@ -63,12 +65,14 @@ class Call:
         return {name: taken(name, value) for name, value in self.kwargs.items()}
 
 
+BATCH_SECOND = {"encoder_hidden_states_llama3"}  # HiDream's, by layers of its text encoder
 LISTED = {"x", "cap_feats"}  # an entry for each row
-NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask"}
+NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask", "img_ids", "txt_ids"}
 NESTED = {
     "added_cond_kwargs",
-    "down_block_additional_residuals",
     "block_controlnet_hidden_states",
+    "controlnet_block_samples",
+    "down_block_additional_residuals",
 }
 # of a UNet: AnimateDiff repeats its text, and what its ControlNets found, for every frame
 PER_FRAME = {
@@ -168,7 +172,8 @@ def thrown_away(block: nn.Module) -> None:
         inputs = [*args, *kwargs.values()]
         if not isinstance(output, tuple):
             return inputs[0]
-        left = inputs[: len(output)]  # SD3 and Flux return the text first, which their shapes tell
+        # SD3 and Flux return the text first, which their shapes tell; HiDream's is not the second
+        left = [one for one in inputs if torch.is_tensor(one)]
         return tuple(one if one is None else take_alike(one, left) for one in output)
 
     block.register_forward_hook(give_back, with_kwargs=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,6 @@ from support import oracle
 from support.tiny import builders, without_cfg
 from support.tiny.base import Tiny
 from support.tiny.helios import PYRAMID, helios
-from support.tiny.minimax_h3 import WITHOUT_CFG
 from support.tiny.wan import scheduler as unipc
 
 LTX_TIMESTEPS = [1000, 993, 987, 981, 975, 909, 725, 0.03]  # of the distilled LTX-Video
@@ -63,15 +63,21 @@ def _of(name: str, steps: int, scheduler: Any = None, **call: Any) -> Case:
 
 def _h3(name: str, steps: int) -> Case:
     """The last of the noise levels that are asked for is the end of the run."""
-    return Case(WITHOUT_CFG[name], dict(num_inference_steps=steps + 1), steps)
+    make = functools.partial(without_cfg()[name], torch.float32)
+    return Case(make, dict(num_inference_steps=steps + 1), steps)
+
+
+def _sprint(name: str, steps: int) -> Case:
+    """Its scheduler has a noise level of its own for two steps alone."""
+    other = {} if steps == 2 else dict(intermediate_timesteps=None)
+    make = functools.partial(without_cfg()[name], torch.float32)
+    return Case(make, dict(num_inference_steps=steps, **other), steps)
 
 
 def _image(name: str) -> Case:
     """An image model that is guidance-distilled; strength leaves out the first step."""
 
-    def make() -> Tiny:
-        return without_cfg()[name](torch.float32)
-
+    make = functools.partial(without_cfg()[name], torch.float32)
     steps = 4 if name.endswith(("Img2ImgPipeline", "InpaintPipeline", "FillPipeline")) else 3
     return Case(make, dict(num_inference_steps=steps), 3)
 
@@ -127,6 +133,9 @@ CASES: dict[str, Case] = {
     "MiniMax-H3": _h3("MiniMaxH3ModularPipeline", 4),
     "MiniMax-H3, keyframe": _h3("MiniMaxH3ModularPipeline keyframe", 6),
     "MiniMax-H3, reference": _h3("MiniMaxH3ModularPipeline reference", 4),
+    "SANA-Sprint": _sprint("SanaSprintPipeline", 4),
+    "SANA-Sprint, two steps": _sprint("SanaSprintPipeline", 2),
+    "SANA-Sprint, image": _sprint("SanaSprintImg2ImgPipeline", 2),
     "Flux, distilled": _of("FluxPipeline", 4),
     **{name: _image(name) for name in without_cfg() if name.startswith("Flux")},
     "AnimateDiff, LCM": _of("AnimateDiffPipeline", 4, lambda: LCMScheduler(**BETAS)),

@@ -194,7 +194,8 @@ def test_tokens_of_space_and_time_are_not_shuffled_in_shares(
     config = SimpleNamespace(context_parallel_config=SimpleNamespace())
     monkeypatch.setattr(block.attn1.processor, "_parallel_config", config, raising=False)
     view = AttentionView(StepContext("bcthw", {}), "spatial")
-    proxy = ShuffleTokens(block, ("hidden_states",), None, view, "tokens", 0, "1", True)
+    stack = Stack("", 1, ("hidden_states",), {})
+    proxy = ShuffleTokens(block, stack, None, view, "tokens", 0, "1", True)
     with pytest.raises(ValueError, match="needs all tokens of a frame, or of a place, in one"):
         proxy(torch.zeros(1, 4, 8))
 

@@ -55,6 +55,15 @@ VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
     "AnimateDiffPipeline": ((3, 8, 16), "", {"height": 16, "width": 32}),
     "SanaVideoPipeline": ((2, 2, 2), "", {}),
     "CogView4Pipeline": ((1, 4, 8), "before", {"height": 16, "width": 32}),
+    "CogView3PlusPipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    "PixArtSigmaPipeline": ((1, 2, 4), "", {"height": 8, "width": 16}),
+    "HunyuanDiTPipeline": ((1, 2, 4), "", {"height": 32, "width": 64}),
+    "HunyuanImagePipeline": ((1, 4, 8), "after", {"height": 8, "width": 16}),
+    "AuraFlowPipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    "Krea2Pipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    "OvisImagePipeline": ((1, 2, 4), "before", {"height": 8, "width": 16}),
+    # what is not square is filled up to 16 tokens
+    "HiDreamImagePipeline": ((1, 1, 4), "after", {"height": 4, "width": 16}),
     "StableDiffusion3Pipeline": ((1, 4, 8), "after", {"height": 16, "width": 32}),
     "FluxPipeline": ((1, 4, 4), "before", {}),
     "QwenImagePipeline": ((1, 4, 4), "before", {}),
@@ -210,7 +219,13 @@ def both(name: str, term: STG, monkeypatch: pytest.MonkeyPatch, weak: Any) -> No
 # --- attention ------------------------------------------------------------------------------------
 
 UNET = {"StableVideoDiffusionPipeline": ["mid:0", "up:2"], "AnimateDiffPipeline": ["up:1", "up:2"]}
-DUAL = {name: ["dual:1", "single:0"] for name in ("HunyuanVideoPipeline", "FluxPipeline")}
+DUAL = {
+    name: ["dual:1", "single:0"]
+    for name in (
+        "HunyuanVideoPipeline", "FluxPipeline", "HunyuanImagePipeline", "AuraFlowPipeline",
+        "HiDreamImagePipeline", "OvisImagePipeline",
+    )
+}  # fmt: skip
 SEEN = {
     "soft": [
         "MochiPipeline",

@@ -17,6 +17,7 @@ from ..families.row_parts import (
     DOUBLE_ATTENTION,
     JOINT_ATTENTION,
     JOINT_STREAMS,
+    PAG,
     SEPARATE,
     SHARED_JOINT_ATTENTION,
     TEXT_FIRST,
@@ -44,7 +45,7 @@ DISTILLED = CallConvention("none")
 Z_IMAGE = CallConvention(
     "batched", cond_first=True, float32_prediction=True, cfg_flag="apply_cfg",
     scale_names=("current_guidance_scale",), scale_from_cond=True,
-    unsupported_flag="cfg_normalization",
+    unsupported_flag="cfg_normalization", negated=True,
 )  # fmt: skip
 QWEN = replace(TRUE_CFG, keeps_length="always")
 QWEN_EDIT = replace(QWEN, cuts_tokens=True)
@@ -63,6 +64,8 @@ FAMILIES = (
             "StableDiffusion3InpaintPipeline": BATCHED,
             "StableDiffusion3ControlNetPipeline": BATCHED,
             "StableDiffusion3ControlNetInpaintingPipeline": BATCHED,
+            "StableDiffusion3PAGPipeline": PAG,
+            "StableDiffusion3PAGImg2ImgPipeline": PAG,
         },
         stacks=single_stack(
             "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST

@@ -83,7 +83,7 @@ class Stack:
             `identity_attention.py` that computes it with the identity map.
         axis: "spatial" or "temporal" where attention is factorized, None where it is joint.
         token_layout: how the tokens of `streams[0]` lie that the block's attention sees; as for
-            `weak.shuffle.ShuffleTokens`.
+            `weak.shuffle.ShuffleTokens`. "joint": the text's are among them.
         audio: those of `attention` that see sound instead of a video.
         text: where a block attends to the text; none where NAG is not offered.
         isolation: the modules of a block without which video and sound do not see each other, if
@@ -160,6 +160,7 @@ class CallConvention:
         float32_prediction: in a run in half precision the pipeline accepts predictions in float32,
             so that the guidance is not rounded before CFG.
         cfg_flag: whether CFG is on.
+        cfg_off_flag: a variable of the loop that is true at steps which leave CFG out; "" for none.
         scale_names: the scale g at this step, one for each output of the denoiser.
         scale_from_cond: the formula is c + g (c - u) instead of u + g (c - u).
         unsupported_flag: where this is true, the pipeline has a formula of its own, by which D
@@ -184,6 +185,9 @@ class CallConvention:
             the pipeline cuts them off.
         keeps_length: where this flag is true ("always": at every step), the pipeline gives the
             result of CFG the length of c, per place; so it must get c as it is.
+        is_early: of the inputs by name, whether a call of the denoiser comes before the loop, for
+            what its blocks keep, so that it is no step's; None where there are no such calls.
+        negated: the pipeline hands its scheduler predictions with the other sign.
         audio_names: the variables of its call that hold the latents and the scheduler of the sound;
             () where the sound has none of its own.
     """
@@ -192,6 +196,7 @@ class CallConvention:
     cond_first: bool = False
     float32_prediction: bool = False
     cfg_flag: str = "do_classifier_free_guidance"
+    cfg_off_flag: str = ""
     scale_names: tuple[str, ...] = ("guidance_scale",)
     scale_from_cond: bool = False
     unsupported_flag: str = ""
@@ -206,6 +211,8 @@ class CallConvention:
     cuts_tokens: bool = False
     keeps_length: str = ""
     audio_names: tuple[str, ...] = ()
+    negated: bool = False
+    is_early: Callable[[Mapping[str, Any]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,7 @@ class Family:
             one of the first list. Of a UNet its parts: "down", "mid" and "up".
         batched_inputs: the inputs of the denoiser whose first dimension is the batch; needed where
             a pipeline calls it "batched".
+        batched_second: those of them whose second dimension it is instead.
         listed_inputs: those of them that are lists with an entry for each row; what the denoiser
             predicts is a list as well.
         denoisers: the attributes of the pipeline that hold denoisers; one of two may be None.
@@ -234,6 +242,8 @@ class Family:
         injected_modules: (path of a ModuleList that runs between blocks, name of the config entry
             that says after how many blocks each time).
         outputs: what the denoiser predicts: "video", and "audio" after it.
+        long_skips: later blocks see what earlier ones returned, so that these must be kept for a
+            pass that starts between them.
         learned_variance: out_channels may be twice those of the latents: a prediction, and then a
             variance, which is not guided.
         unet: what the blocks of a UNet are made of; None for stacks of blocks.
@@ -265,6 +275,8 @@ class Family:
     cached_modules: tuple[str, ...] = ()
     injected_modules: tuple[tuple[str, str], ...] = ()
     outputs: tuple[str, ...] = ("video",)
+    batched_second: tuple[str, ...] = ()
+    long_skips: bool = False
     learned_variance: bool = False
     unet: UNetLayout | None = None
     latent_layout: str = "bcthw"
@@ -287,6 +299,11 @@ class Family:
         object.__setattr__(self, "axes", axes)
         if self.makes == "image":
             object.__setattr__(self, "fps", None)
+
+    @property
+    def batch_dims(self) -> dict[str, int]:
+        """The dimension of the batch in each of the inputs that have one."""
+        return {name: int(name in self.batched_second) for name in self.batched_inputs}
 
     @property
     def traits(self) -> set[str]:

@@ -21,11 +21,11 @@ def video_token_grid(layout: str, config: Config, inputs: Inputs) -> TokenGrid |
 
     Args:
         layout: the dimensions of the denoiser's first input, as "bcthw"; without "t" it is an
-            image, one frame. "packed" means that the pipeline makes the tokens, and that the call
-            has num_frames, height and width, or the sizes or positions of an image; "" that the
-            tokens lie on no grid.
+            image, one frame, which may come as a video of one frame all the same. "packed" means
+            that the pipeline makes the tokens, and that the call has num_frames, height and width,
+            or the sizes or positions of an image; "" that the tokens lie on no grid.
         config: the denoiser's. It may have `patch_size`, one number or one for each of frames, rows
-            and columns, and beside one number `patch_size_t`. A UNet has none of them.
+            and columns, and beside one or two numbers `patch_size_t`. A UNet has none of them.
         inputs: of the denoiser's call, in the order of its signature.
 
     Returns:
@@ -35,11 +35,13 @@ def video_token_grid(layout: str, config: Config, inputs: Inputs) -> TokenGrid |
         return _packed_grid(inputs)
     if not layout:
         return None
-    lengths = dict(zip(layout, next(iter(inputs.values())).shape, strict=True))
+    shape = next(iter(inputs.values())).shape
+    layout = "bcthw" if layout == "bchw" and len(shape) == 5 else layout
+    lengths = dict(zip(layout, shape, strict=True))
     patch = config.get("patch_size") or 1
-    patches = (
-        patch if isinstance(patch, Sequence) else (config.get("patch_size_t") or 1, patch, patch)
-    )
+    if not isinstance(patch, Sequence):
+        patch = (patch, patch)
+    patches = (config.get("patch_size_t") or 1, *patch)[-3:]
     return tuple(
         -(-lengths.get(name, 1) // size) for name, size in zip("thw", patches, strict=True)
     )
@@ -54,6 +56,8 @@ def _packed_grid(inputs: Inputs) -> TokenGrid | None:
         grid: Any = of_sample[0] if len(of_sample) == 1 else None
     elif inputs.get("img_ids") is not None:  # Flux
         grid = _grid_of_positions(inputs["img_ids"])
+    elif inputs.get("position_ids") is not None:  # Krea 2; those of the text are 0
+        grid = _grid_of_positions(inputs["position_ids"])
     else:
         grid = [inputs.get(name) for name in ("num_frames", "height", "width")]
         return None if None in grid else tuple(int(size) for size in grid)

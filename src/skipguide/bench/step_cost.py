@@ -218,15 +218,19 @@ def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
     first, second = uncond, cond
     if next(iter(row.pipelines.values())).cond_first:
         first, second = cond, uncond
-    joined = {n: _join(first[n], second[n]) for n in row.batched_inputs if n in cond}
+    joined: Inputs = {
+        name: _join(first[name], second[name], dim)
+        for name, dim in row.batch_dims.items()
+        if name in cond
+    }
     listed = {name: [*first[name], *second[name]] for name in row.listed_inputs}
     return {**cond, **joined, **listed}
 
 
-def _join(first: Any, second: Any) -> Any:
+def _join(first: Any, second: Any, dim: int) -> Any:
     if isinstance(first, dict):  # SDXL's pooled text, and the numbers about its image
-        return {name: _join(first[name], second[name]) for name in first}
-    return torch.cat([first, second]) if torch.is_tensor(first) else first
+        return {name: _join(first[name], second[name], dim) for name in first}
+    return torch.cat([first, second], dim) if torch.is_tensor(first) else first
 
 
 def _cast_floats(inputs: Inputs, dtype: torch.dtype) -> Inputs:

@@ -272,7 +272,8 @@ class LayerSite:
         key: the block's name in that module.
         axis: the axis along which its attention sees; None for joint attention.
         axis_layers: in a UNet, what the row says of layers of this axis.
-        preceding_modules: in a UNet, the modules that run before it, each as large as can be.
+        preceding_modules: in a UNet, the modules that run before it, each as large as can be; in a
+            stack with long skip connections, the blocks before it.
         inner_block: in a UNet whose transformers are divided, the name of its block in them.
     """
 
@@ -365,6 +366,12 @@ def layer_sites(family: Family, denoiser: nn.Module) -> tuple[LayerSite, ...]:
         for name, (stack, blocks) in stacks.items()
         for i, key in enumerate(blocks._modules)
     ]
+    if family.long_skips:
+        entries = tuple(site.entry for site in places)
+        places = [
+            dataclasses.replace(site, preceding_modules=entries[:k])
+            for k, site in enumerate(places)
+        ]
     return tuple(sorted(places, key=lambda site: site.index) if family.interleaved else places)
 
 

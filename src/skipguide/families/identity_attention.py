@@ -13,6 +13,9 @@ import torch
 
 from skipguide.families.protocols import (
     Attention,
+    GatedGroupAttention,
+    GroupedAttention,
+    HiDreamAttention,
     JointAttention,
     KandinskyAttention,
     ParallelAttention,
@@ -32,6 +35,26 @@ def plain_attention(attn: Attention, hidden_states: Tensor, *_: object, **__: ob
         gates = 2.0 * torch.sigmoid(to_gate_logits(hidden_states))  # (B, N, heads)
         value = (value.unflatten(2, (attn.heads, -1)) * gates.unsqueeze(-1)).flatten(2, 3)
     return _project_output(attn, value)
+
+
+def grouped_attention(
+    attn: GroupedAttention, hidden_states: Tensor, *_: object, **__: object
+) -> Tensor:
+    """Attend over one stream, with values that several heads of queries share (Lumina 2)."""
+    width = attn.inner_dim // attn.heads
+    value = _project_values(attn, hidden_states).unflatten(2, (-1, width))
+    shared = attn.heads // value.shape[2]
+    return _project_output(attn, value.repeat_interleave(shared, 2).flatten(2, 3))
+
+
+def gated_group_attention(
+    attn: GatedGroupAttention, hidden_states: Tensor, *_: object, **__: object
+) -> Tensor:
+    """Attend as grouped_attention() does, with a gate behind it, in a module of Krea 2's."""
+    value = attn.to_v(hidden_states).unflatten(2, (-1, attn.head_dim))
+    shared = attn.num_heads // attn.num_kv_heads
+    value = value.repeat_interleave(shared, 2).flatten(2, 3)
+    return attn.to_out[0](value * torch.sigmoid(attn.to_gate(hidden_states)))
 
 
 def parallel_attention(
@@ -101,6 +124,22 @@ def packed_joint_attention(
     real = attention_mask.bool()[..., None].gather(1, order)
     text = text.gather(1, order.expand_as(text)).masked_fill(~real, 0)
     return video, text if attn.context_pre_only else attn.to_add_out(text)
+
+
+def hidream_attention(
+    attn: HiDreamAttention,
+    hidden_states: Tensor,
+    mask: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None,
+    **_: object,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attend over image and text, in a module with HiDream's names; in its single blocks they are
+    one stream."""
+    image = attn.to_out(attn.to_v(hidden_states))
+    if attn.single:
+        return image
+    assert encoder_hidden_states is not None
+    return image, attn.to_out_t(attn.to_v_t(encoder_hidden_states))
 
 
 def _project_values(attn: Attention, hidden_states: Tensor) -> Tensor:

@@ -45,12 +45,39 @@ class Attention(Protocol):
     to_out: Sequence[Projection]  # a linear layer and dropout
 
 
+class GroupedAttention(Attention, Protocol):
+    """An attention with fewer heads of keys and values than of queries."""
+
+    inner_dim: int  # the width of all heads of queries together
+
+
+class GatedGroupAttention(Protocol):
+    """A self-attention of Krea 2, which has names of its own for numbers of heads."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    to_v: Projection
+    to_gate: Projection
+    to_out: Sequence[Projection]
+
+
 class JointAttention(Attention, Protocol):
     """An attention over video and text that has projections of its own for the text."""
 
     add_v_proj: Projection
     to_add_out: Projection
     context_pre_only: bool  # the text is not projected, for no later block reads it
+
+
+class HiDreamAttention(Protocol):
+    """A self-attention of HiDream, which has names of its own for the text."""
+
+    single: bool  # text and image are one stream
+    to_v: Projection
+    to_out: Projection
+    to_v_t: Projection
+    to_out_t: Projection
 
 
 class KandinskyAttention(Protocol):

@@ -14,6 +14,7 @@ from skipguide.families import (
     image_reasons,
     image_rows,
     image_unet_rows,
+    more_image_rows,
     text_attention,
 )
 from skipguide.families.row_parts import (
@@ -366,7 +367,12 @@ VIDEO_FAMILIES = (
         title="Kandinsky 5",
         model="Kandinsky5Transformer3DModel",
         checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
-        pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
+        pipelines={
+            "Kandinsky5T2VPipeline": KANDINSKY,
+            "Kandinsky5I2VPipeline": KANDINSKY,
+            "Kandinsky5T2IPipeline": KANDINSKY,
+            "Kandinsky5I2IPipeline": KANDINSKY,
+        },
         latent_layout="bthwc",
         stacks=single_stack(
             "visual_transformer_blocks", 32, ("visual_embed",),
@@ -559,7 +565,12 @@ VIDEO_FAMILIES = (
     ),
 )  # fmt: skip
 
-FAMILIES = (*VIDEO_FAMILIES, *image_rows.FAMILIES, *image_unet_rows.FAMILIES)
+FAMILIES = (
+    *VIDEO_FAMILIES,
+    *image_rows.FAMILIES,
+    *more_image_rows.FAMILIES,
+    *image_unet_rows.FAMILIES,
+)
 
 # The newest diffusers whose pipelines for videos and images were all compared with the rows.
 COMPARED_WITH = "0.42.1"

@@ -53,6 +53,8 @@ def expects_cfg(pipe: Pipeline, settings: GenerationSettings) -> bool | None:
 
 
 def _expects_cfg_of_guider(pipe: Pipeline, settings: GenerationSettings) -> bool:
+    if pipe.guider is None:  # HunyuanImage, distilled
+        return False
     if not guider_sets_scale(pipe):
         return compat.count_conditions(pipe.guider) == 2
     none = 0 if getattr(pipe.guider, "use_original_formulation", False) else 1

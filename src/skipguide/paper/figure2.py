@@ -237,14 +237,11 @@ def _capture_inputs(
         pass
     finally:
         hook.remove()
-    batched = branch.family.batched_inputs
-    return tuple(  # type: ignore[return-value]
-        {
-            name: patching.select_half(half, value) if name in batched else value
-            for name, value in calls[0].items()
-        }
-        for half in (patching.COND, patching.UNCOND)
+    dims = branch.family.batch_dims
+    cond, uncond = (
+        patching.select_rows(half, calls[0], dims) for half in (patching.COND, patching.UNCOND)
     )
+    return cond, uncond
 
 
 def _noisy_inputs(half: PlainData, x: Tensor, t: Tensor) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from types import FrameType
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,14 @@ def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int
                     f' but that of "{sites[k].address}" is by {chosen}. Call'
                     ' .set_attention_backend("native"), or use another skip.'
                 )
+
+
+def guider_of(pipe: Pipeline, frame: FrameType | None) -> Guider:
+    """Return the guider of a pipeline whose `__call__` runs in `frame`.
+
+    HunyuanImage chooses one for each call, and has none of its own for distilled models."""
+    chosen = None if frame is None else frame.f_locals.get("guider")
+    return pipe.guider if chosen is None else chosen
 
 
 def has_own_formula(guider: Guider) -> bool:
@@ -82,7 +91,8 @@ def predicts_variance(pipe: Pipeline) -> bool:
     latents = getattr(getattr(pipe, "vae", None), "config", {}).get(
         "latent_channels", config["in_channels"]
     )
-    return config.get("out_channels") == 2 * latents
+    found = config.get("out_channels") or getattr(pipe.transformer, "out_channels", None)
+    return found == 2 * latents  # that of HunyuanDiT is no entry of its config
 
 
 def check_called_twice(denoiser: nn.Module, sites: Sequence[LayerSite], whole_blocks: bool) -> None:

@@ -104,7 +104,7 @@ class GuidedCalls:
 
     def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> Any:
         # A copy of the denoiser has copies of these hooks, and is none of ours.
-        if self._in_own_pass or denoiser not in self._guided_denoisers:
+        if self._in_own_pass or denoiser not in self._guided_denoisers or self._is_early(kwargs):
             return None
         self._clean_up()  # after a call that raised
         held = lookup.denoisers_of(self.pipe, self.family)
@@ -114,6 +114,11 @@ class GuidedCalls:
         if step.calls_done == 0 and self._run.may_guide:
             guided.begin_caches(step.index, self._loop.position(step.index)[0])
         return self._prepare_call(guided, step, args, kwargs)
+
+    def _is_early(self, inputs: ReadOnlyInputs) -> bool:
+        """Return whether a call of the denoiser comes before the loop, so that it is no step's."""
+        is_early = self._loop.calls.is_early
+        return is_early is not None and is_early(inputs)
 
     def _prepare_call(
         self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Inputs
@@ -218,7 +223,7 @@ class GuidedCalls:
         other_order = self._loop.calls.cond_first and step.is_guided
         step.choose_batch(self.request.exact, split or step.has_nag or other_order)
         if step.combination is Combination.GUIDER:
-            self._guider_formula.attach(self.pipe.guider)
+            self._guider_formula.attach(compat.guider_of(self.pipe, frame))
         self.passes.steps += 1
         self.passes.unweakened += step.num_passes
         return step
@@ -288,6 +293,8 @@ class GuidedCalls:
     ) -> Any:
         step = self._step
         if self._in_own_pass or step is None or denoiser not in self._guided_denoisers:
+            return None
+        if self._is_early(kwargs):
             return None
         if output is None:  # the call raised
             step.clear()
@@ -437,7 +444,7 @@ class GuidedCalls:
         """Return the inputs of a call at the point that c predicts."""
         assert self._corrector is not None
         index = self._loop.first_timestep_index() + step.index
-        c = step.c[0]
+        c = -step.c[0] if self._loop.negates_predictions else step.c[0]
         return self._corrector.move(guided, inputs, c, index, self._loop.latents(c.shape))
 
     def _repeat_cond_pass(
@@ -527,16 +534,9 @@ class GuidedCalls:
 
     def _select_rows(self, inputs: ReadOnlyInputs, half: int) -> Inputs:
         """Return the inputs of the denoiser for one half of the batch."""
-        batched, listed = self.family.batched_inputs, self.family.listed_inputs
         position = 1 - half if self._loop.calls.cond_first else half
-        return {
-            name: value
-            if name not in batched
-            else patching.select_entries(position, value)
-            if name in listed
-            else patching.select_half(position, value)
-            for name, value in inputs.items()
-        }
+        family = self.family
+        return patching.select_rows(position, inputs, family.batch_dims, family.listed_inputs)
 
     def _extract_predictions(self, output: Any) -> tuple[Tensor, ...]:
         """Return what is guided of an output, in float32 where the pipeline takes that.

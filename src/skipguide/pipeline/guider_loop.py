@@ -20,6 +20,7 @@ class GuiderLoop:
     frames."""
 
     scale_argument = "guidance_scale"
+    negates_predictions = False
 
     def __init__(self, guider: Guider):
         self._reference = weakref.ref(guider)  # the guider holds the run, which holds this

@@ -50,6 +50,11 @@ class PipelineLoop:
             return ""
         return self.calls.scale_argument or self.calls.scale_names[0].removeprefix("current_")
 
+    @property
+    def negates_predictions(self) -> bool:
+        """True if the scheduler gets predictions with the other sign."""
+        return self.calls.negated
+
     # --- the run ----------------------------------------------------------------------------------
 
     def begin_run(self) -> None:
@@ -206,7 +211,9 @@ class PipelineLoop:
                 f" guidance would be added ({', '.join([*own, *rescaled])}). Pass replace_own=True,"
                 " or switch it off in the call."
             )
-        by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(self.pipe.guider)
+        by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(
+            compat.guider_of(self.pipe, frame)
+        )
         keeps_length = step.has_cfg and self._keeps_length(frame)
         if keeps_length:
             self._check_length(step)
@@ -256,13 +263,14 @@ class PipelineLoop:
         replaced = step.rule is not None or step.guidance_scale is not None
         interval = step.leaves_out_uncond
         if self.calls.cfg_mode == "guider" and (replaced or interval):
-            compat.check_plain_guider(self.pipe.guider)
+            compat.check_plain_guider(compat.guider_of(self.pipe, frame))
 
     def cfg_may_follow(self) -> bool:
         """Return whether a guider has CFG in a window of the run."""
-        if self.calls.cfg_mode != "guider" or not getattr(self.pipe.guider, "_enabled", True):
+        if self.calls.cfg_mode != "guider":
             return False
-        return getattr(self.pipe.guider, "guidance_scale", 1) != 1
+        guider = compat.guider_of(self.pipe, call_frame.find_call_frame(self.pipe))
+        return getattr(guider, "_enabled", True) and getattr(guider, "guidance_scale", 1) != 1
 
     def guidance_scales(self, outputs: int) -> tuple[float, ...]:
         """Return g in u + g (c - u) at the step under way, per output.
@@ -271,7 +279,7 @@ class PipelineLoop:
             ValueError: where the pipeline sets it after the denoiser was called.
         """
         if self.calls.cfg_mode == "guider":
-            guider = self.pipe.guider
+            guider = compat.guider_of(self.pipe, call_frame.find_call_frame(self.pipe))
             return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
         frame, flag = call_frame.find_call_frame(self.pipe), self.calls.dynamic_scale_flag
         assert frame is not None
@@ -316,5 +324,7 @@ def is_cfg_on(pipe: Pipeline, calls: CallConvention, frame: FrameType) -> bool:
     if calls.cfg_mode == "none":
         return False
     if calls.cfg_mode == "guider":
-        return compat.count_conditions(pipe.guider) == 2
+        return compat.count_conditions(compat.guider_of(pipe, frame)) == 2
+    if calls.cfg_off_flag and frame.f_locals.get(calls.cfg_off_flag):  # not there before the loop
+        return False
     return call_frame.is_enabled(pipe, frame, calls.cfg_flag)

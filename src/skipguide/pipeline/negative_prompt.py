@@ -42,12 +42,13 @@ def find_inputs(
         return {name: uncond[name] for name in row.inputs if name in uncond}
     frame = call_frame.find_call_frame(pipe)
     assert frame is not None
-    variables: ReadOnlyInputs = {n: frame.f_locals.get(n) for n in row.encoded if n}
+    known = frame.f_code.co_varnames  # HunyuanImage's refiner has no second text
+    variables: ReadOnlyInputs = {n: frame.f_locals.get(n) for n in row.encoded if n in known}
     if any(value is None for value in variables.values()):
         variables = _encode(pipe, row, frame)
     if row.finish is not None:
         variables = row.finish(pipe, variables)
-    named = {name: variables[variable] for name, variable in row.inputs.items()}
+    named = {name: variables[key] for name, key in row.inputs.items() if key in variables}
     return {name: _fit(value, cond[name], name) for name, value in named.items()}
 
 
@@ -72,7 +73,8 @@ def _encode(pipe: Pipeline, row: NegativePrompt, frame: FrameType) -> dict[str, 
     else:
         given |= {"negative_prompt": text, "do_classifier_free_guidance": True}
     given = {name: value for name, value in given.items() if name in known}
-    return dict(zip(row.encoded, pipe.encode_prompt(**given), strict=True))
+    encoded = pipe.encode_prompt(**given)
+    return dict(zip(row.encoded[: len(encoded)], encoded, strict=True))
 
 
 def _negative_texts(frame: FrameType) -> Any:

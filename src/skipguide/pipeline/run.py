@@ -44,6 +44,11 @@ class Loop(Protocol):
         """The scheduler of the run."""
         ...
 
+    @property
+    def negates_predictions(self) -> bool:
+        """True if the scheduler gets predictions with the other sign."""
+        ...
+
     def num_steps(self) -> int:
         """Return the number of steps of the run, restarts included."""
         ...
@@ -545,7 +550,7 @@ class RunState:
         advice = 'Use space="prediction".'
         latents = self._latents(c, output, self.request.data_space_features, advice)
         a, b = self._data_coefficients[output][self._timestep_index(step)]
-        return DataSpace(latents, a, b)
+        return DataSpace(latents, a, -b if self.loop.negates_predictions else b)
 
     def _latents(self, c: Tensor, output: int, what: str, advice: str) -> Tensor:
         """Return the noisy latents of the step for an output.

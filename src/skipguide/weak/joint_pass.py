@@ -83,12 +83,13 @@ class JointPass:
     def repeat_inputs(self, inputs: ReadOnlyInputs) -> Inputs:
         """Return the inputs of the denoiser for all terms, from those of the conditional rows."""
         family, copies = self.members[0].family, len(self.members)
+        dims, listed = family.batch_dims, family.listed_inputs
         return {
             name: value
-            if name not in family.batched_inputs
+            if name not in dims
             else [*value] * copies
-            if name in family.listed_inputs
-            else patching.repeat_rows(copies, value)
+            if name in listed
+            else patching.repeat_rows(copies, value, dims[name])
             for name, value in inputs.items()
         }
 

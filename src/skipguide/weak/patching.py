@@ -8,7 +8,7 @@ every step."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import Signature
 from typing import Any
 
@@ -303,7 +303,7 @@ def get_child(parent: nn.Module, name: str) -> nn.Module:
 UNCOND, COND = 0, 1  # the halves of a batch, which diffusers makes as [uncond, cond]
 
 
-def select_half(half: int, value: Any) -> Any:
+def select_half(half: int, value: Any, dim: int = 0) -> Any:
     """Return one half of a batch: of a tensor, or of every tensor in a tuple, list or dictionary.
 
     Other values are returned as they are.
@@ -311,19 +311,21 @@ def select_half(half: int, value: Any) -> Any:
     Args:
         half: UNCOND or COND.
         value: an input of the denoiser.
+        dim: the dimension of the batch.
 
     Raises:
         ValueError: for a tensor with an odd number of rows.
     """
 
     def select(tensor: Tensor) -> Tensor:
-        if len(tensor) % 2:
+        if tensor.shape[dim] % 2:
             raise ValueError(
                 "a batch of CFG must be [uncond, cond] with as many rows of each, but an input has"
-                f" {len(tensor)} rows, so it is no batch. Take its name out of `batched_inputs` in"
+                f" {tensor.shape[dim]} rows, so it is no batch. Take its name out of"
+                " `batched_inputs` in"
                 " its row of skipguide/families/rows.py."
             )
-        return tensor.chunk(2)[half]
+        return tensor.chunk(2, dim)[half]
 
     return _map_tensors(select, value)
 
@@ -339,14 +341,35 @@ def select_entries(half: int, rows: Sequence[Any]) -> list[Any]:
     return list(rows[:middle] if half == UNCOND else rows[middle:])
 
 
-def repeat_rows(copies: int, value: Any) -> Any:
+def select_rows(
+    half: int, inputs: ReadOnlyInputs, batch_dims: Mapping[str, int], listed: Sequence[str] = ()
+) -> Inputs:
+    """Return the inputs of a denoiser for one half of a batch [uncond, cond].
+
+    Args:
+        half: UNCOND or COND.
+        inputs: by name.
+        batch_dims: the dimension of the batch in those that have one.
+        listed: those of them that are lists with an entry for each row.
+    """
+    return {
+        name: value
+        if name not in batch_dims
+        else select_entries(half, value)
+        if name in listed
+        else select_half(half, value, batch_dims[name])
+        for name, value in inputs.items()
+    }
+
+
+def repeat_rows(copies: int, value: Any, dim: int = 0) -> Any:
     """Return a batch several times over: a tensor, or every tensor in a tuple, list or dictionary.
 
     Other values are returned as they are; with one copy all of them.
     """
     if copies == 1:
         return value
-    return _map_tensors(lambda tensor: torch.cat([tensor] * copies), value)
+    return _map_tensors(lambda tensor: torch.cat([tensor] * copies, dim), value)
 
 
 def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -15,9 +15,9 @@ from skipguide.weak import patching
 class PrefixCache:
     """The state that the conditional pass of one denoiser keeps for its weak passes.
 
-    In a stack it keeps the streams that enter the first skipped block, and in a UNet the outputs of
-    everything that runs before the first skipped layer. The outputs of a family's `cached_modules`
-    are kept in both.
+    In a stack it keeps the streams that enter the first skipped block; in a UNet, and in a stack
+    with long skip connections, the outputs of everything that runs before it. The outputs of a
+    family's `cached_modules` are kept in both.
 
     Args:
         family: the row of the model.
@@ -37,7 +37,7 @@ class PrefixCache:
         firsts: Collection[int],
         limit: patching.ByteLimit | None = None,
     ):
-        stacked = [] if family.unet else sorted(firsts)
+        stacked = [] if family.unet or family.long_skips else sorted(firsts)
         self._rows = patching.KeptRows()
         self.recorded_inputs = {
             k: patching.RecordInput(sites[k].block, sites[k].stack.streams, self._rows, limit)

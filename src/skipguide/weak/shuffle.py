@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -73,6 +74,8 @@ class ShuffleTokens(patching.ModuleProxy):
     def _shuffle(self, x: Tensor) -> Tensor:
         if self.has_share():
             return self.exchange(x)
+        if self.token_layout == "joint":
+            return self._shuffle_among_text(x)
         frames = self.view.step_context.grid[0] if self.token_layout else 1
         apart = (
             x.unflatten(0, (-1, frames))
@@ -84,6 +87,13 @@ class ShuffleTokens(patching.ModuleProxy):
         )  # of (samples, frames, tokens of a frame, width)
         order = self.permutation(apart.shape[dim], self.seed, self.name, x.device)
         return apart.index_select(dim, order).reshape(x.shape)
+
+    def _shuffle_among_text(self, x: Tensor) -> Tensor:
+        """Put the tokens of the video in another order, in a stream that has those of the text."""
+        start, grid = self.view.video_tokens(x.shape[1])
+        count = math.prod(grid)
+        order = start + self.permutation(count, self.seed, self.name, x.device)
+        return torch.cat([x[:, :start], x.index_select(1, order), x[:, start + count :]], 1)
 
     def _has_share(self) -> bool:
         return context_parallel.shares_tokens(self.real, {"hidden_states", self.streams[0]})

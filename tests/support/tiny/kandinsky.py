@@ -11,13 +11,16 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import Autoencod
 from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioVAE
 from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
 from diffusers.pipelines.kandinsky5.pipeline_kandinsky import Kandinsky5T2VPipeline
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky_i2i import Kandinsky5I2IPipeline
 from diffusers.pipelines.kandinsky5.pipeline_kandinsky_i2v import Kandinsky5I2VPipeline
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import Kandinsky5T2IPipeline
 from diffusers.pipelines.kandinsky6.pipeline_kandinsky6_ti2va import Kandinsky6TI2VAPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 
 from support.tiny.base import Tiny, denoiser, matter
+from support.tiny.hunyuan_dit import autoencoder as image_autoencoder
 from support.tiny.wan import load, picture
 
 
@@ -50,7 +53,9 @@ def kandinsky(
     return Tiny(pipe, {**call, **sizes}, off=dict(guidance_scale=1.0))
 
 
-def five(pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
+def five(
+    pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float32, **changes: Any
+) -> Tiny:
     torch.manual_seed(0)
     # prompts of 7 and 5 tokens, negative ones of 4 and 6: the two passes differ in length
     call = dict(
@@ -62,10 +67,19 @@ def five(pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float
         negative_prompt_cu_seqlens=torch.tensor([0, 4, 10], dtype=torch.int32),
         **inputs,
     )
-    transformer = denoiser("kandinsky-5")
+    transformer = denoiser("kandinsky-5", **changes)
     # it calls these norms in float32, and torch warns if their weights are bfloat16
     norms = ("query_norm", "key_norm")
     return kandinsky(pipeline, transformer, call, dtype, norms)
+
+
+def image_of_five(
+    pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float32, **changes: Any
+) -> Tiny:
+    small = five(pipeline, inputs, dtype, **changes)
+    small.pipe.resolutions = [(32, 32)]  # it scales other sizes to the nearest of them
+    small.pipe.vae = torch.nn.Module.to(image_autoencoder(), dtype)
+    return small
 
 
 def six(inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
@@ -102,6 +116,12 @@ PIPELINES = {
     # four
     "Kandinsky5I2VPipeline": functools.partial(
         five, Kandinsky5I2VPipeline, dict(num_frames=17, image=picture(32))
+    ),
+    "Kandinsky5T2IPipeline": functools.partial(
+        image_of_five, Kandinsky5T2IPipeline, {}, visual_cond=False
+    ),
+    "Kandinsky5I2IPipeline": functools.partial(
+        image_of_five, Kandinsky5I2IPipeline, dict(image=[picture(32)] * 2)
     ),
     "Kandinsky6TI2VAPipeline": functools.partial(six, {}),
     # no sound; an image is one more frame at the end, which the pipeline cuts off again

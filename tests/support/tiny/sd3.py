@@ -14,6 +14,8 @@ from diffusers.pipelines.controlnet_sd3.pipeline_stable_diffusion_3_controlnet i
 from diffusers.pipelines.controlnet_sd3.pipeline_stable_diffusion_3_controlnet_inpainting import (
     StableDiffusion3ControlNetInpaintingPipeline,
 )
+from diffusers.pipelines.pag.pipeline_pag_sd_3 import StableDiffusion3PAGPipeline
+from diffusers.pipelines.pag.pipeline_pag_sd_3_img2img import StableDiffusion3PAGImg2ImgPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import (
     StableDiffusion3Pipeline,
 )
@@ -85,6 +87,10 @@ PIPELINES = {
         {**FROM_IMAGE, "mask_image": MASK},
         in_channels=16,  # it insists on them
         out_channels=16,
+    ),
+    "StableDiffusion3PAGPipeline": row(StableDiffusion3PAGPipeline, dict(pag_scale=0.0)),
+    "StableDiffusion3PAGImg2ImgPipeline": row(
+        StableDiffusion3PAGImg2ImgPipeline, {**FROM_IMAGE, "pag_scale": 0.0}
     ),
     "StableDiffusion3ControlNetPipeline": row(
         StableDiffusion3ControlNetPipeline, dict(control_image=IMAGE), control=0

@@ -7,7 +7,8 @@ import torch
 from skipguide.families.examples import HEADS, Config, Example, Inputs, Size, noise, timesteps
 
 
-def _inputs(config: Config, size: Size, batch: int) -> Inputs:
+def inputs(config: Config, size: Size, batch: int) -> Inputs:
+    """Make the inputs; CogView3-Plus has the same."""
     pixels = torch.tensor([[8.0 * size.height, 8.0 * size.width]]).repeat(batch, 1)
     return dict(
         hidden_states=noise(batch, config["in_channels"], size.height, size.width),
@@ -22,7 +23,7 @@ EXAMPLE = Example(
         **HEADS, num_layers=30, in_channels=16, text_embed_dim=256, time_embed_dim=128,
         condition_dim=32,
     ),
-    inputs=_inputs,
+    inputs=inputs,
     layer=21,
     narrow_size=Size(1, 48, 48, 64),
     small=dict(
