@@ -15,6 +15,7 @@ import torch
 from diffusers.models._modeling_parallel import ContextParallelConfig, TensorParallelConfig
 
 from skipguide import enable_context_parallel
+from skipguide.families.schema import Stack
 from skipguide.files import video
 from skipguide.weak.attention import AttentionView
 from skipguide.weak.shuffle import ShuffleTokens
