@@ -51,7 +51,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):  # fmt: skip
             for name, value in small.items():
                 patch.setitem(config, name, value)
-        patch.setattr(mochi, "BATCH_SIZE", 4)
         patch.setattr(open_judge, "BATCH_SIZE", 4)
         patch.setattr(few_steps, "BATCH_SIZE", 4)
         patch.setattr(decoder, "BATCH_SIZE", 1)

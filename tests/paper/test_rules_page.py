@@ -30,10 +30,9 @@ def test_page_is_what_its_template_and_its_numbers_give(tmp_path: Path) -> None:
 
 
 def test_rows_are_told_apart() -> None:
-    names = [row.name for row in rows.ROWS]
-    assert len(set(names)) == len(names)
-    order = page.study(Path("runs"), 16)
-    assert len({order.path(row, 0) for row in rows.ROWS}) == len(names)
+    orders = page.studies(Path("runs"), 16)
+    paths = [order.path(row, 0) for order in orders for row in order.rows]
+    assert len(set(paths)) == len(paths) == len(rows.ROWS) + len(rows.WITHOUT_CFG)
 
 
 def test_study_of_rules_is_measured_and_written(
@@ -42,13 +41,20 @@ def test_study_of_rules_is_measured_and_written(
     monkeypatch.setattr(score_text, "STEPS", 2)
     short = [row for row in rows.ROWS if row.name in ("CFG", "STG", "TAG", "interval")]
     monkeypatch.setattr(rows, "ROWS", tuple(short))
-    order = page.study(tmp_path / "runs", 16)
+    monkeypatch.setattr(rows, "WITHOUT_CFG", rows.WITHOUT_CFG[:3])
+    orders = page.studies(tmp_path / "runs", 16)
     with pytest.raises(ValueError, match=r"the numbers need CFG and STG, but .* lacks clips"):
-        page.write(order, tmp_path / "docs")
-    list(study.make(order))
-    order.path(rows.ROWS[-1], 0).unlink()  # a row that is not whole is left out
-    text = page.write(order, tmp_path / "docs").read_text("utf-8")
+        page.write(orders, tmp_path / "docs")
+    for order in orders:
+        list(study.make(order))
+    orders[0].path(rows.ROWS[-1], 0).unlink()  # a row that is not whole is left out
+    text = page.write(orders, tmp_path / "docs").read_text("utf-8")
     tag = next(line for line in text.splitlines() if line.startswith("| TAG | 16 | 2.00 | "))
     assert tag.count("|") == 8
     assert "| interval | 16 |" not in text
     assert "| STG | 16 | 2.50 | 1.00 (1.00 to 1.00) |" in text
+    assert "away from no CFG" in text
+    assert "| no CFG | 16 | 1.00 | 0 |" in text
+    assert "| no CFG, STG | 16 | 1.50 | 1.00 (1.00 to 1.00) |" in text
+    nag = next(line for line in text.splitlines() if line.startswith("| no CFG, NAG | 16 | 1.00"))
+    assert not nag.startswith("| no CFG, NAG | 16 | 1.00 | 0.00")

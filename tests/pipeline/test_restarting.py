@@ -318,7 +318,8 @@ ALLOWED = ("Kandinsky6TI2VAPipeline image",)  # without sound
 
 def steps_of(calls: list[oracle.Call]) -> list[list[float]]:
     """The timesteps that a denoiser was called with, those of one step together."""
-    values = [float(torch.as_tensor(call.kwargs["timestep"]).float().max()) for call in calls]
+    times = (call.kwargs.get("timestep", call.kwargs.get("t")) for call in calls)  # t: Z-Image
+    values = [float(torch.as_tensor(time).float().max()) for time in times]
     return [list(step) for _, step in itertools.groupby(values)]
 
 

@@ -282,7 +282,8 @@ def test_the_test_goes_over_tls_and_nothing_else_does(painted_run: Path) -> None
         assert {"HttpOnly", "SameSite=Lax", "Secure"} <= set(cookie.split("; "))
         headers = {"Cookie": cookie.partition(";")[0]}
         web.request("GET", "/api/study", headers=headers)
-        assert json.loads(web.getresponse().read()) == {"study": None, "needs_codes": True}
+        told = {"study": None, "needs_codes": True, "what": "video"}
+        assert json.loads(web.getresponse().read()) == told
         web.close()
         with pytest.raises(ssl.SSLCertVerificationError):  # who does not trust it is told
             http.client.HTTPSConnection("127.0.0.1", outside.port, timeout=20).connect()

@@ -42,8 +42,8 @@ def addresses(web: TestClient, folder: Path) -> Iterator[tuple[APIRoute, str]]:
     body = {"rater": "Ann", "kind": "rating", "settings": [1]}
     task = web.post("/api/study/next", json=body).json()["task"]
     filled = {
-        "/static/{name}": "/static/main.js", "/clips/{key}.mp4": f"/clips/{key}.mp4",
-        "/images/{prompt}": "/images/1", "/study/{name}.mp4": "/" + task["videos"][0]["url"],
+        "/static/{name}": "/static/main.js", "/clips/{name}": f"/clips/{key}.mp4",
+        "/images/{prompt}": "/images/1", "/study/{name}": "/" + task["videos"][0]["url"],
         "/api/trials/{number}": "/api/trials/1",
     }  # fmt: skip
     assert isinstance(web.app, app.FastAPI)
@@ -221,7 +221,9 @@ def test_what_is_no_json_and_no_key_is_told(web: TestClient) -> None:
     told = web.post("/api/trials", content=b'{"seed": ', headers=kind).json()["error"]
     assert told == "the body must be JSON, but it cannot be read as such. Correct it."
     told = web.get("/clips/xyz.mp4").json()["error"]
-    assert told == ("key must be one that the studio gave out, but got 'xyz'. Open the page anew.")
+    assert told == (
+        "name must be one that the studio gave out, but got 'xyz.mp4'. Open the page anew."
+    )
     assert web.get("/images/999").json()["detail"] == (
         "prompt must be the id of a prompt of the run, but got 999. Choose another one."
     )
@@ -234,7 +236,7 @@ def test_what_is_no_json_and_no_key_is_told(web: TestClient) -> None:
 def test_a_range_that_is_none_is_ignored(web: TestClient, pictured: Path, asked: str) -> None:
     """RFC 9110, 14.2: another unit or form is as if there were no Range."""
     places = {route.path: path for route, path in addresses(web, pictured)}
-    for name in ("/clips/{key}.mp4", "/images/{prompt}", "/study/{name}.mp4"):
+    for name in ("/clips/{name}", "/images/{prompt}", "/study/{name}"):
         whole, told = web.get(places[name]), web.get(places[name], headers={"Range": asked})
         assert (told.status_code, told.content) == (200, whole.content)
     several = web.get(places["/images/{prompt}"], headers={"Range": "Bytes=0-1, 4-5"})

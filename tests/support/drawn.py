@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -66,7 +67,9 @@ class Drawn:
 
     def _filled(self, setting: Setting) -> GenerationSettings:
         guidance = resolve_guidance(setting.generation.guidance, None)
-        filled = {"dtype": "float32", "device": "cpu", "guidance": guidance}
+        filled: dict[str, Any] = {"dtype": "float32", "device": "cpu", "guidance": guidance}
+        if (setting.generation.num_frames or 1) > 1 and setting.generation.fps is None:
+            filled["fps"] = Fraction(12)  # else it would be a picture
         return setting.generation.model_copy(update=filled)
 
     def cost(self, complete: GenerationSettings, image: Any) -> Cost:

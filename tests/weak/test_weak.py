@@ -819,7 +819,10 @@ def test_the_rows_agree_with_their_models() -> None:
     """Text that is a stream of a block is somewhere in its attention's sequence; every kind of skip
     has its words."""
     for row in FAMILIES:
-        joint = any("encoder_hidden_states" in stack.streams for stack in row.stacks.values())
+        joint = any(
+            "encoder_hidden_states" in stack.streams or stack.token_layout == "joint"
+            for stack in row.stacks.values()
+        )
         assert bool(row.text_position) == joint, row.name
         assert "shuffle" in perturbations.available_skips(row.traits)
     assert set(weak_attention.ATTENTION_EDITS) | {"residual", "attention", "shuffle"} == set(

@@ -22,7 +22,8 @@ Tensor = torch.Tensor
 
 def text_input(inputs: Inputs) -> str:
     """Return the name of the input in which cond and uncond differ."""
-    return next(name for name in ("encoder_hidden_states", "cap_feats") if name in inputs)
+    names = ("encoder_hidden_states", "encoder_hidden_states_llama3", "cap_feats")
+    return next(name for name in names if name in inputs)
 
 
 def peer_ways(step: BenchmarkStep, g: float) -> tuple[dict[str, Callable[[], Tensor]], str]:

@@ -270,7 +270,9 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
         **dict.fromkeys(
             (
                 *calls.extra_guidance_flags,
-                *filter(None, (calls.dynamic_scale_flag, calls.unsupported_flag)),
+                *filter(
+                    None, (calls.dynamic_scale_flag, calls.unsupported_flag, calls.keeps_length)
+                ),
             ),
             False,
         ),

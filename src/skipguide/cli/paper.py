@@ -384,7 +384,7 @@ def rules(
     ] = False,
     text_only: TextOnly = False,
 ) -> None:  # fmt: skip
-    """Measure the rules of CFG and restarts with a mask on lab-mochi.
+    """Measure the rules of CFG, restarts with a mask and NAG on lab-mochi.
 
     Stop it whenever you like: the same command continues where it stopped.
     """
@@ -395,10 +395,11 @@ def rules(
     if text_only:
         typer.echo(page.fill(docs))
         return
-    order = page.study(folder / "rules", clips)
-    if not made_only:
-        _make_study(order)
-    typer.echo(page.write(order, docs))
+    orders = page.studies(folder / "rules", clips)
+    for order in orders:
+        if not made_only:
+            _make_study(order)
+    typer.echo(page.write(orders, docs))
 
 
 def _make_study(order: Study) -> None:

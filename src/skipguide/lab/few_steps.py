@@ -37,7 +37,7 @@ STEPS = 4
 SHIFT = 0.07
 SUBSTEPS = 8  # of the teacher in a phase
 GUIDANCE_SCALE = 4.5  # g of the teacher
-BATCH_SIZE = 48
+BATCH_SIZE = 16
 THRESHOLD_NOISE = 0.025  # of MochiPipeline's schedule
 SCHEDULE = training_loop.Schedule(steps=1500, learning_rate=1e-3, adam_rate=5e-4, ema=0.99)
 

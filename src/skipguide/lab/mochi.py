@@ -41,7 +41,6 @@ from skipguide.lab.text_to_video import CAPTION_DROPOUT, NUM_CLIPS
 from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
-BATCH_SIZE = 96
 _BLOCK = 4096  # scenes that are drawn together
 
 TRANSFORMER: PlainData = dict(
@@ -70,6 +69,7 @@ class Recipe:
     more_words: tuple[str, ...] = field(default=(), repr=False)  # beside those of `world`
     text_steps: int | None = None  # the text encoder learns until then; None: to the end
     autoencoder: str = "vae"  # the folder of the training that holds it
+    batch_size: int = 96  # clips a step
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -96,22 +96,29 @@ CLOSED = Recipe(
     training_scenes,
 )
 OPEN = Recipe(
-    {**TRANSFORMER, "num_attention_heads": 6, "in_channels": autoencoder.OPEN_CHANNELS},
+    # A token of 2 x 2 places would have 96 numbers, half of the width: shapes were never learned.
+    {
+        **TRANSFORMER,
+        "num_attention_heads": 6,
+        "in_channels": autoencoder.OPEN_CHANNELS,
+        "patch_size": 1,
+    },
     16_384,
     30,
     training_loop.Schedule(
-        steps=12_000,
+        steps=14_000,
         learning_rate=3e-3,
         decay=0.5,
         ema=0.998,
-        snapshots=(1200, 3000, 6000, 12_000),
+        snapshots=(1400, 3500, 7000, 14_000),
     ),
     worlds.OPEN,
     open_training_scenes,
     tuple(sorted({*open_captions.vocabulary()} - {*world.vocabulary()})),
     # So that later states of the training share it: an earlier one is a weak model of theirs.
-    text_steps=2000,
+    text_steps=3500,
     autoencoder="decoder",
+    batch_size=32,
 )
 
 
@@ -129,8 +136,8 @@ def build(vae: AutoencoderKLMochi, recipe: Recipe = CLOSED) -> MochiPipeline:
 def _initialise(transformer: MochiTransformer3DModel) -> None:
     """Set random, fixed rotary frequencies (diffusers starts without positions); predict zero.
 
-    Mochi stretches every grid to 192 x 192 units, so that neighbours on our 4 x 4 grid of tokens
-    are 48 units apart.
+    Mochi stretches every grid to 192 x 192 units, so that neighbours on lab-mochi's 4 x 4 grid of
+    tokens are 48 units apart, on lab-mochi-2's 8 x 8 grid 24.
     """
     shape = transformer.pos_frequencies.shape  # (3, heads, dim / 2)
     radians = torch.tensor([1.0, 1 / 48, 1 / 48])[:, None, None] * (
@@ -284,7 +291,7 @@ def _make_loss(setup: text_to_video.TrainingSetup, recipe: Recipe) -> Callable[[
 
     def error_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        x, words = sample_batch(step, latents, scenes, recipe, BATCH_SIZE)
+        x, words = sample_batch(step, latents, scenes, recipe, recipe.batch_size)
         noise = torch.randn(x.shape, generator=generator)
         t = _sample_times(len(x), generator)
         x_t = torch.lerp(noise, x, t.view(-1, 1, 1, 1, 1)).to(device)

@@ -33,7 +33,7 @@ from skipguide.method.protocols import PlainData
 Part = tuple[str, str, str, str]
 
 
-def _mochi_parts(kind: autoencoder.AutoencoderSpec) -> dict[str, Part]:
+def _mochi_parts(kind: autoencoder.AutoencoderSpec, recipe: mochi.Recipe) -> dict[str, Part]:
     return {
         "autoencoder": (
             "autoencoder", "AutoencoderKLMochi", "vae/diffusion_pytorch_model",
@@ -41,11 +41,11 @@ def _mochi_parts(kind: autoencoder.AutoencoderSpec) -> dict[str, Part]:
         ),
         "transformer": (
             "transformer", "MochiTransformer3DModel", "transformer/diffusion_pytorch_model",
-            f"{mochi.BATCH_SIZE} clips a step",
+            f"{recipe.batch_size} clips a step",
         ),
         "transformer, too": (
             "text encoder", "T5EncoderModel", "text_encoder/model",
-            f"{mochi.BATCH_SIZE} captions a step"
+            f"{recipe.batch_size} captions a step"
         ),
     }  # fmt: skip
 
@@ -68,8 +68,8 @@ JUDGES = {
 }
 # model -> stage that trains the part -> part; a stage with a comma trains several parts
 PARTS: dict[str, dict[str, Part]] = {
-    "mochi": _mochi_parts(autoencoder.MOCHI),
-    "mochi-2": _mochi_parts(autoencoder.OPEN_MOCHI),
+    "mochi": _mochi_parts(autoencoder.MOCHI, mochi.CLOSED),
+    "mochi-2": _mochi_parts(autoencoder.OPEN_MOCHI, mochi.OPEN),
     "svd": {
         "autoencoder": (
             "autoencoder", "AutoencoderKLTemporalDecoder", "vae/diffusion_pytorch_model",

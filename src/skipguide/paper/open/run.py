@@ -126,7 +126,7 @@ def run(order: Order) -> Iterator[training_loop.Progress]:
 
 def measure_errors(order: Order, docs: Path) -> Iterator[training_loop.Progress]:
     """Measure the errors of the model after part of its training, and write them to the docs."""
-    worse, earlier = study.PROGRESS
+    worse, earlier, *_ = study.PROGRESS
     states = (Setting("half", earlier), Setting("half"), Setting("half", worse))
     made = _load_generators(dataclasses.replace(order, settings=states))
     errors.path(docs).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ MODEL = "lab-mochi-2"
 NUM_LAYERS = mochi.OPEN.transformer["num_layers"]
 CFG_SCALES = (2.0, 4.0, 6.0)
 WINDOW = (0.2, 0.8)  # of interval CFG
-PROGRESS = (1200, 3000)  # steps of the training after which STG is tried too
+# Steps of the training after which STG is tried too: 10, 25 and 50 % of it.
+PROGRESS = mochi.OPEN.schedule.snapshots[:-1]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Choice:
 
 _MOCHI = Choice(4.0, STG((5,), 1.0), STG((5,), 1.0))
 CHOICES = dict.fromkeys(prompts.KINDS, _MOCHI)
-WEAK_STEP, WEAK_SCALE = 3000, 1.0  # of Autoguidance
+WEAK_STEP, WEAK_SCALE = PROGRESS[1], 1.0  # of Autoguidance
 RECONSTRUCTED = Row(source="autoencoder")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from skipguide import SLG, STG, CFGReuse
+from skipguide import NAG, SLG, STG, CFGReuse
 from skipguide.method.protocols import PlainData
 from skipguide.method.request import Term
 
@@ -25,6 +25,8 @@ class Row:
         steps: of sampling, as a factor of the usual number.
         extra_passes: a step, of other implementations, whose result is the same.
         is_main: on all clips; the other rows are on the first ones only.
+        nag: a term beside STG or without it.
+        cfg: the model's CFG; without it a step is one pass and the weak ones.
     """
 
     name: str
@@ -33,12 +35,15 @@ class Row:
     slg: bool = False
     steps: float = 1.0
     is_main: bool = False
+    nag: NAG | None = None
+    cfg: bool = True
 
     def terms(self, layers: tuple[int | str, ...], scale: float) -> list[Term]:
         """Return the terms of this row for a model's layers and scale."""
         if self.slg:
             return [SLG(layers)]
-        return [] if self.stg is None else [STG(layers, scale, **self.stg)]
+        pushes = [] if self.stg is None else [STG(layers, scale, **self.stg)]
+        return [*pushes, *([] if self.nag is None else [self.nag])]
 
 
 ROWS = (

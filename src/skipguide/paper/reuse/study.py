@@ -121,10 +121,11 @@ def _generate(study: Study, pipe: Any, row: Row, batch: int) -> Clips:
     guidance = guide(pipe, *terms, **row.options) if terms or row.options else None
     with guidance or contextlib.nullcontext():
         frames = score_text.generate(
-            pipe, texts, kind["guidance_scale"], SEED + batch, study.model, steps
-        )
+            pipe, texts, kind["guidance_scale"] if row.cfg else 1.0, SEED + batch, study.model,
+            steps,
+        )  # fmt: skip
     if guidance is None:
-        return Clips(frames, 2.0 * steps)
+        return Clips(frames, (2.0 if row.cfg else 1.0) * steps)
     return Clips(frames, guidance.passes_per_step * guidance.passes.steps)  # restarts add steps
 
 

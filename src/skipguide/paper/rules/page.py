@@ -22,16 +22,25 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def study(folder: Path, clips: int) -> Study:
-    """Return the study of all rules and restarts."""
-    return Study(folder, rows.MODEL, clips, rows.ROWS)
+def studies(folder: Path, clips: int) -> list[Study]:
+    """Return the study of all rules and restarts, and that of what there is without CFG."""
+    return [Study(folder, rows.MODEL, clips, several) for several in (rows.ROWS, rows.WITHOUT_CFG)]
 
 
-def write(order: Study, docs: Path) -> Path:
-    """Write what a study found to `docs/rules/`, and the page anew.
+def write(orders: Sequence[Study], docs: Path) -> Path:
+    """Write what studies found to `docs/rules/`, and the page anew.
 
     Rows that are not whole yet are left out.
+
+    Raises:
+        ValueError: if clips are missing of one of the first two rows of a study.
     """
+    for order in orders:
+        _write_numbers(order, docs)
+    return fill(docs)
+
+
+def _write_numbers(order: Study, docs: Path) -> None:
     made = [
         row for row in order.rows if all(order.path(row, i).is_file() for i in order.batches(row))
     ]
@@ -41,22 +50,25 @@ def write(order: Study, docs: Path) -> Path:
             f" {order.folder} lacks clips of them. Run the command without --made-only."
         )
     whole = dataclasses.replace(order, rows=tuple(made))
-    reuse_page.write_numbers(whole, numbers_path(docs))
-    return fill(docs)
+    reuse_page.write_numbers(whole, numbers_path(docs, order.rows[0]))
 
 
-def numbers_path(docs: Path) -> Path:
-    """Return where the numbers are."""
-    return docs / "rules" / f"lab-{rows.MODEL}.json"
+def numbers_path(docs: Path, first: rows.Row = rows.ROWS[0]) -> Path:
+    """Return where the numbers of the study with this first row are."""
+    end = "" if first.cfg else "-without-cfg"
+    return docs / "rules" / f"lab-{rows.MODEL}{end}.json"
 
 
 def fill(docs: Path) -> Path:
     """Fill the page from the numbers that are in a folder."""
     found = reuse_page.read_numbers(numbers_path(docs))
+    alone = reuse_page.read_numbers(numbers_path(docs, rows.WITHOUT_CFG[0]))
     fields = {
         "rules": lambda: list(rule_rows()),
         "measured rules": lambda: _table(found, [rows.ROWS[1], *rows.RULES]),
         "measured restarts": lambda: _table(found, rows.RESTARTS),
+        "measured NAG": lambda: _table(found, [rows.ROWS[1], *rows.NAG_ROWS]),
+        "measured without CFG": lambda: _table(alone, rows.WITHOUT_CFG),
     }
     template = resources.files("skipguide.paper.rules").joinpath("page.md").read_text("utf-8")
     path = docs / "rules.md"
@@ -82,15 +94,15 @@ def _table(found: Sequence[RowResult], wanted: Sequence[rows.Row]) -> list[str]:
     known = {row.name: row for row in found}
     if not known:
         return [_NOT_MADE]
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|---|" + "--:|" * (len(_COLUMNS) - 1)]
-    for name in (rows.PLAIN, *(row.name for row in wanted)):
+    headings = [column.replace("CFG", found[0].name) for column in _COLUMNS]
+    lines = [f"| {' | '.join(headings)} |", "|---|" + "--:|" * (len(headings) - 1)]
+    for name in dict.fromkeys((found[0].name, *(row.name for row in wanted))):
         if name in known:
-            lines.append(f"| {' | '.join(_cells(known[name]))} |")
+            lines.append(f"| {' | '.join(_cells(known[name], name == found[0].name))} |")
     return lines
 
 
-def _cells(row: RowResult) -> list[str]:
-    plain = row.name == rows.PLAIN
+def _cells(row: RowResult, plain: bool) -> list[str]:
     return [
         row.name,
         str(row.clips),

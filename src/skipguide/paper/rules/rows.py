@@ -9,6 +9,7 @@ from skipguide import (
     C2FG,
     FDG,
     MAMBOG,
+    NAG,
     TAG,
     TCFG,
     APGMix,
@@ -55,6 +56,11 @@ RESTARTS = (
     _restart("restart, twice", repeats=2),
     _restart("restart, twice, mask", repeats=2, mask=MASK),
 )
+# The negative prompt is the empty text, from which NAG leads away as CFG does.
+NAG_ROWS = (
+    Row("NAG", None, is_main=True, nag=NAG()),
+    Row("STG + NAG", is_main=True, nag=NAG()),
+)
 # The newest ones are made first.
 ROWS = (
     Row(PLAIN, None, is_main=True),
@@ -62,4 +68,13 @@ ROWS = (
     *RULES[:6],
     *RESTARTS,
     *RULES[6:],
+    *NAG_ROWS,
+)
+# What stands in the first row is what the others are compared with, and in the second how far they
+# move.
+WITHOUT_CFG = (
+    Row("no CFG", None, is_main=True, cfg=False),
+    Row("no CFG, STG", is_main=True, cfg=False),
+    Row("no CFG, NAG", None, is_main=True, cfg=False, nag=NAG()),
+    Row("no CFG, STG + NAG", is_main=True, cfg=False, nag=NAG()),
 )

@@ -3,18 +3,18 @@
 import { Answers } from "studio/answers.js";
 import { button, el } from "studio/dom.js";
 import { hearNext, speaker } from "studio/hearing.js";
+import { doingOnPictures, zooms } from "studio/looking.js";
 import { Player } from "studio/player.js";
 import { away, isBack, pause } from "studio/reach.js";
 import { ask } from "studio/source.js";
 import { isStill } from "studio/still.js";
 import { Transport } from "studio/transport.js";
-import { fullSize, panBy, resetZoom, zoomable, zoomBy } from "studio/zoom.js";
+import { resetZoom, zoomable } from "studio/zoom.js";
 
 const ENOUGH = 0.9; // of the frames of each video, before an answer can be given
 const GAP = 8; // pixels between two videos, as in the style sheet
 const NAMES = ["A", "B"];
 const LOOK = 1000; // milliseconds that pictures are looked at, before an answer can be given
-const PAN = 0.1; // of a picture, per key
 const PATIENCE = 4000; // milliseconds, until a browser that loads nothing is offered a click
 let isHearing = false; // whether this rater wants sound, in the tasks to come too
 const tries = new Map(); // of videos that did not play; a browser keeps what it has of an address
@@ -279,25 +279,6 @@ export class TaskView {
     const seconds = Math.min((performance.now() - (this.since ?? performance.now())) / 1000, 86400);
     this.tell.send(answers, seconds);
   }
-}
-
-/** What a key does on pictures that are compared; nothing for other keys. */
-function doingOnPictures(key, shiftKey) {
-  const moves = { ArrowLeft: [PAN, 0], ArrowRight: [-PAN, 0], ArrowUp: [0, PAN], ArrowDown: [0, -PAN] };
-  if (shiftKey && key in moves) return () => panBy(...moves[key]);
-  const others = {
-    "+": () => zoomBy(2), "=": () => zoomBy(2), "-": () => zoomBy(0.5), 0: resetZoom, f: fullSize,
-  };
-  return others[key] ?? null;
-}
-
-function zooms() {
-  return [
-    button("−", () => zoomBy(0.5), { title: "Smaller (-)", "aria-label": "Smaller" }),
-    button("All", resetZoom, { title: "All of it (0), or a double click" }),
-    button("1:1", fullSize, { title: "Full size: a pixel of it is one of the screen (f)" }),
-    button("+", () => zoomBy(2), { title: "Larger (+), or the wheel", "aria-label": "Larger" }),
-  ];
 }
 
 function addressed(video) {
