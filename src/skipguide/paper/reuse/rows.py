@@ -38,12 +38,16 @@ class Row:
     nag: NAG | None = None
     cfg: bool = True
 
-    def terms(self, layers: tuple[int | str, ...], scale: float) -> list[Term]:
+    def terms(self, layers: tuple[int | str, ...], scale: float) -> list[Term | NAG]:
         """Return the terms of this row for a model's layers and scale."""
         if self.slg:
             return [SLG(layers)]
-        pushes = [] if self.stg is None else [STG(layers, scale, **self.stg)]
-        return [*pushes, *([] if self.nag is None else [self.nag])]
+        found: list[Term | NAG] = []
+        if self.stg is not None:
+            found.append(STG(layers, scale, **self.stg))
+        if self.nag is not None:
+            found.append(self.nag)
+        return found
 
 
 ROWS = (
