@@ -28,7 +28,7 @@ _HEAD = (
     "mode", "rounds", "CFG, s", "full weak pass", "skipguide", "interval", "floor", "exact=False",
     "by others", "bit-equal", "peak of CFG, full, skipguide, GB",
 )  # fmt: skip
-_OTHERS = {"slg_guider": "SkipLayerGuidance", "ltx2_stg": "own STG", "sd3_skip_layers": "own STG"}
+_OTHERS = {"slg_guider": "SkipLayerGuidance", "ltx2_stg": "own STG", "sd3_skip_layers": "own skip"}
 
 
 def format_page(results: Result | None) -> str:

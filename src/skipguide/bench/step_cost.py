@@ -60,7 +60,8 @@ class BenchmarkStep:
         self.model = model
         text = peers.text_input(self.cond)
         self.uncond = {**self.cond, text: self.uncond[text]}
-        self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
+        halves = (self.cond, self.uncond) if self.calls.cond_first else (self.uncond, self.cond)
+        self.batched_inputs = _join_batches(self.family, *halves)
         self.pipe = _build_bare_pipeline(self)
         self.sites = family_blocks.layer_sites(self.family, model)
         self.skipped_positions = [
@@ -213,18 +214,15 @@ def _build_with_own_weights(
     return build
 
 
-def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
-    """Return the inputs of one call on [uncond, cond], or the other way round."""
-    first, second = uncond, cond
-    if next(iter(row.pipelines.values())).cond_first:
-        first, second = cond, uncond
+def _join_batches(row: Family, first: Inputs, second: Inputs) -> Inputs:
+    """Return the inputs of one call on a batch of both."""
     joined: Inputs = {
         name: _join(first[name], second[name], dim)
         for name, dim in row.batch_dims.items()
-        if name in cond
+        if name in first
     }
     listed = {name: [*first[name], *second[name]] for name in row.listed_inputs}
-    return {**cond, **joined, **listed}
+    return {**first, **joined, **listed}
 
 
 def _join(first: Any, second: Any, dim: int) -> Any:

@@ -76,7 +76,7 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Return how long it lasts, in seconds."""
         return self.samples.shape[1] / self.rate
 
     @property

@@ -144,12 +144,12 @@ class GenerationSettings(ModelSettings):
 
     @property
     def makes_picture(self) -> bool:
-        """Whether complete settings are those of a picture, which has no frames per second."""
+        """Return whether complete settings make a picture, which has no frames per second."""
         return self.fps is None
 
     @property
     def noun(self) -> str:
-        """What complete settings make, in a word."""
+        """Return "picture" or "video", as complete settings make one or the other."""
         return "picture" if self.makes_picture else "video"
 
     @property

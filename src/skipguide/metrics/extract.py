@@ -16,7 +16,7 @@ from skipguide.metrics import alignment, pixels, sounds, vbench
 from skipguide.metrics import weights as stored
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
-from skipguide.metrics.inputs import Clip, SkippedVideo, Source
+from skipguide.metrics.inputs import Clip, SkippedVideo, Source, prompt_from_name
 from skipguide.metrics.networks.clips import stack_frames
 from skipguide.metrics.selection import CLASSES, MetricRequest, Options
 from skipguide.metrics.weights import WeightsRecord
@@ -206,7 +206,8 @@ class Reader:
                     one.meters[metric] = alignment.METERS[metric](model, text)
             else:
                 one.start(
-                    metric, lambda model=model, metric=metric: _meter(metric, model, clip, count)
+                    metric,
+                    lambda model=model, metric=metric: _meter(metric, model, source, clip, count),
                 )
         for name, network in self.extractors.items():
             if EXTRACTORS[name].sound:
@@ -297,14 +298,16 @@ class Reader:
                     )
 
 
-def _meter(metric: str, model: nn.Module | None, clip: Clip, count: int) -> vbench.Meter:
+def _meter(
+    metric: str, model: nn.Module | None, source: Source, clip: Clip, count: int
+) -> vbench.Meter:
     """Return the meter of a metric for a clip, which has heard its sound if it needs one."""
     meter: Any = METERS[metric](model, count, clip.fps)
     if METRICS[metric].sound:
         heard = clip.sound()
         if heard is None:
             raise ValueError(_SILENT)
-        meter.hear(heard, clip.prompt())
+        meter.hear(heard, source.text() or prompt_from_name(source.name))
     return meter
 
 

@@ -53,7 +53,6 @@ class Clip:
     frames: Callable[[], Iterator[Callable[[], Tensor]]]
     notes: tuple[str, ...] = ()  # what a player would show otherwise, in words
     sound: Callable[[], Sound | None] = lambda: None  # decodes it; None if it has none
-    prompt: Callable[[], str] = lambda: ""  # "" if nothing tells
 
     def stack(self) -> Tensor:
         """Return all frames at once: `(F, 3, H, W)` uint8."""
@@ -253,7 +252,6 @@ def _decode(path: Path) -> Clip:
     return Clip(
         file.count, file.height, file.width, rate, frames, file.notes,
         functools.cache(functools.partial(sound.read, path)),
-        functools.partial(find_prompt, path),
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class Clap(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Return the device that the network is on."""
         return next(self.model.parameters()).device
 
     @torch.no_grad()
