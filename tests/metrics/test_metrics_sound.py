@@ -13,12 +13,15 @@ import torch
 
 from skipguide.files import sound, video
 from skipguide.files.sound import Sound
-from skipguide.metrics import evaluate, farneback, onsets, results, sync
+from skipguide.metrics import evaluate, farneback, onsets, results, sounds, sync
+from skipguide.metrics.evaluation import evaluate_run
 from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.metrics.networks import clap, panns, vggish
 from skipguide.metrics.selection import Options, parse_metric
+from skipguide.runs import Run
 from support import beeps, clap_folder
 from support.references import sound_upstream as upstream
+from support.singing import singing
 
 Tensor = torch.Tensor
 FOUND: dict[str, Any] = json.loads(
@@ -175,6 +178,24 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Options]
     made, real = written(folder / "made", 4, 0.2, 1), written(folder / "real", 3)
     video.write(made / "silent.mp4", beeps.flashes(TIMES, COUNT, FPS, 48), FPS, {})
     return made, real, Options(weights=weights)
+
+
+def test_the_prompt_of_a_clip_is_that_of_its_run(
+    sets: tuple[Path, Path, Options], tmp_path: Path
+) -> None:
+    """Its file has the name of a key, and these have an empty record."""
+    options = sets[2]
+    assert options.weights is not None
+    model = clap.load(Path(options.weights) / "clap-htsat-unfused")
+    with Run.open(singing(tmp_path / "run")) as run:
+        paths = [clip.video for clip in run.clips("done") if clip.video is not None]
+        path = next(path for path in paths if sound.has_sound(path))
+        heard = sound.read(path)
+        found = next(evaluate_run(run, metrics=["clap_score"], options=options))[1]
+    assert heard is not None
+    (value,) = found.readings.values["clap_score"].values()
+    assert value == pytest.approx(sounds.clap_score(model, heard, "a red star"), abs=1e-6)
+    assert value != pytest.approx(sounds.clap_score(model, heard, path.stem), abs=1e-4)
 
 
 def test_an_evaluation_hears(sets: tuple[Path, Path, Options], tmp_path: Path) -> None:
