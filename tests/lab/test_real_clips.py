@@ -16,7 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from skipguide.cli import app
-from skipguide.lab import open_captions, open_world, real_clips, world
+from skipguide.files import clips
+from skipguide.lab import open_captions, open_world, real_clips, stills, world
 from skipguide.metrics import inputs
 
 
@@ -36,11 +37,11 @@ def read(path: Path) -> tuple[torch.Tensor, Fraction]:
 
 
 def test_formats_are_those_of_the_models() -> None:
-    from skipguide.lab import autoencoder, svd
+    from skipguide.lab import autoencoder, sd3, svd
 
     known = {
         "mochi": autoencoder.MOCHI, "mochi-2": autoencoder.OPEN_MOCHI, "svd": autoencoder.SVD,
-        "opensora": autoencoder.OPENSORA,
+        "opensora": autoencoder.OPENSORA, "sd3": sd3.AUTOENCODER,
     }  # fmt: skip
     assert real_clips.FORMATS.keys() == known.keys()
     for name, spec in known.items():
@@ -96,6 +97,25 @@ def test_clips_of_the_open_world(named: str | None, tmp_path: Path) -> None:
     assert (clip.float() / 127.5 - 1 - wanted).abs().mean() < 0.05
 
 
+def test_pictures_of_the_open_world(tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    said = run(folder, "--model", "lab-sd3", "--count", 5, "--seed", 7, "--named", "closed")
+    assert f"{folder}: 5 pictures" in said.stdout
+    with (folder / "captions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scenes = open_world.sample_scenes(5, 7)
+    assert [row["prompt"] for row in rows] == [
+        one.text for one in stills.captions(scenes, 7, stills.SLOTS)
+    ]
+    assert "motion" not in rows[0]
+    wanted = ((stills.render(scenes) + 1) * 127.5).round().byte()
+    for i, row in enumerate(rows):
+        picture = torch.from_numpy(np.array(Image.open(folder / row["video"]).convert("RGB")))
+        assert torch.equal(picture.permute(2, 0, 1), wanted[i, :, 0])
+        assert clips.read_record(folder / row["video"])["prompt"] == row["prompt"]
+    assert not any(source.problem for source in inputs.find_videos(folder))
+
+
 def test_open_prompts_are_a_file_of_prompts(tmp_path: Path) -> None:
     """An empty caption would be a row without a prompt."""
     from skipguide.runs import prompts
@@ -128,9 +148,9 @@ def test_they_are_a_file_of_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--model", "wan"], "model must be one of mochi, mochi-2, svd, opensora, but got 'wan'"),
-        (["--named", "open"], "only in the world of mochi-2, but got --named open for mochi"),
-        (["--model", "svd", "--named", "half"], "Leave it out, or pass --model mochi-2"),
+        (["--model", "wan"], "must be one of mochi, mochi-2, svd, opensora, sd3, but got 'wan'"),
+        (["--named", "open"], "only for mochi-2 or sd3, but got --named open for mochi"),
+        (["--model", "svd", "--named", "half"], "Leave it out, or pass --model mochi-2 or sd3"),
         (["--model", "mochi-2", "--named", "all"],
          "what captions name must be closed, half, open, but got 'all'"),
         (["--size", "63"], "size must be an even number from 16 to 1024, but got 63"),

@@ -16,8 +16,8 @@ from skipguide.method.protocols import PlainData
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
 
-MODELS = ("mochi", "mochi-2", "svd", "opensora")
-Model = Annotated[str, typer.Argument(help="mochi, mochi-2, svd or opensora.")]
+MODELS = ("mochi", "mochi-2", "svd", "opensora", "sd3")
+Model = Annotated[str, typer.Argument(help="mochi, mochi-2, svd, opensora or sd3.")]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -77,8 +77,8 @@ def score(
         list[str] | None,
         typer.Option(
             help=(
-                "mochi, mochi-2, opensora (spatial:4; several: spatial:4,temporal:4): also CFG +"
-                " STG with each of these. svd: the layers to skip."
+                "mochi, mochi-2, sd3, opensora (spatial:4; several: spatial:4,temporal:4): also"
+                " CFG + STG with each of these. svd: the layers to skip."
             ),
             show_default="svd: up:0",
         ),
@@ -104,7 +104,7 @@ def score(
     """Measure a lab model.
 
     Reconstruction, the judge on real clips, and what the judge reads in generated ones. Of mochi-2
-    each setting runs on prompts that name everything, half of it, and nothing.
+    and sd3 each setting runs on prompts that name everything, half of it, and nothing.
     """
     _check_model(model)
     check_outputs([out] if out else [], overwrite)
@@ -199,14 +199,17 @@ def clips(
         Path, typer.Argument(metavar="DIR", help="A new folder.", parser=parse_folder)
     ],
     model: Annotated[
-        str, typer.Option(help="mochi, mochi-2, svd, opensora: clips as long and fast as its.")
+        str,
+        typer.Option(
+            help="mochi, mochi-2, svd, opensora: clips as long and fast as its. sd3: pictures."
+        ),
     ] = "mochi",
     named: Annotated[
         str | None,
         typer.Option(
             help=(
-                "mochi-2: what the captions name: closed (all), half (at random, as in training)"
-                " or open (nothing)."
+                "mochi-2, sd3: what the captions name: closed (all), half (at random, as in"
+                " training) or open (nothing)."
             ),
             show_default="half",
         ),
@@ -225,7 +228,7 @@ def clips(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write real clips of the lab's world, as a reference for metrics.
+    """Write real clips or pictures of the lab's world, as a reference for metrics.
 
     Beside them captions.csv has the caption and the scene of each, and is a file of prompts.
     """
@@ -237,11 +240,11 @@ def clips(
     done = 0
     for done in real_clips.write(order):
         if done % 100 == 0:
-            _print_note(f"{done} of {count} clips")
+            _print_note(f"{done} of {count} {order.kind}")
     captions = folder / real_clips.CAPTIONS
     text = (
-        f"{folder}: {done} clips, captions in {captions}; compare with them: skipguide evaluate"
-        f" VIDEOS --reference {folder} --features {order.world.reader.name}"
+        f"{folder}: {done} {order.kind}, captions in {captions}; compare with them: skipguide"
+        f" evaluate {order.kind.upper()} --reference {folder} --features {order.world.reader.name}"
     )
     told: PlainData = {"folder": str(folder), "clips": done, "captions": str(captions)}
     frames = None if first_frames is None else str(first_frames)
@@ -302,8 +305,8 @@ def _training_folder(model: str, folder: Path | None) -> Path:
 def _parse_layers(model: str, layers: str) -> tuple[int | str, ...]:
     """Parse the layers that one row of the scores skips.
 
-    They are the number of a block of lab-mochi or lab-mochi-2, or one or more addresses of the
-    other models.
+    They are the number of a block of lab-mochi or lab-mochi-2, or one or more numbers or addresses
+    of the other models.
     """
     from skipguide.method.parsing import parse_layers
 

@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
     AutoencoderKLTemporalDecoder,
 )
 
-from skipguide.lab import open_world, training_loop, world
+from skipguide.lab import open_world, stills, training_loop, world
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.opensora import AutoencoderKLOpenSora
 
@@ -129,15 +129,16 @@ def _initialise_mochi(vae: Any) -> None:
     which erases brightness: two constant channels of opposite sign in every group dominate its
     statistics, so that it is nearly affine for the rest.
     """
-    _set_unit_gain(vae)
+    set_unit_gain(vae)
     torch.nn.init.normal_(vae.encoder.proj_in.weight[:, :3], std=3**-0.5)
     vae.encoder.proj_in.weight[:, 3:] = 0
-    _add_constant_channels(
+    add_constant_channels(
         vae.encoder.block_out.resnets[-1].conv2.conv, vae.encoder.norm_out.norm_layer
     )
 
 
-def _set_unit_gain(vae: torch.nn.Module) -> None:
+def set_unit_gain(vae: torch.nn.Module) -> None:
+    """Give every layer on the path around the residual branches unit gain; branches start at 0."""
     for name, module in vae.named_modules():
         if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)):
             continue
@@ -148,7 +149,7 @@ def _set_unit_gain(vae: torch.nn.Module) -> None:
             torch.nn.init.zeros_(module.bias)
 
 
-def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
+def add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
     """Add two constant channels of opposite sign to every group of the norm after a convolution."""
     group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
     # A convolution that makes two frames of one has two copies of each channel in a row.
@@ -236,13 +237,13 @@ def _build_svd() -> AutoencoderKLTemporalDecoder:
     decoder.
     """
     vae: Any = AutoencoderKLTemporalDecoder(**SVD_CONFIG)
-    _set_unit_gain(vae)
+    set_unit_gain(vae)
     for attention in (vae.encoder.mid_block.attentions[0], vae.decoder.mid_block.attentions[0]):
         torch.nn.init.zeros_(attention.to_out[0].weight)
     torch.nn.init.dirac_(vae.decoder.time_conv_out.weight)
-    _add_constant_channels(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
+    add_constant_channels(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
     last = vae.decoder.up_blocks[-1].resnets[-1]
-    _add_constant_channels(last.spatial_res_block.conv2, vae.decoder.conv_norm_out)
+    add_constant_channels(last.spatial_res_block.conv2, vae.decoder.conv_norm_out)
     return vae
 
 
@@ -309,7 +310,7 @@ def _build_opensora() -> AutoencoderKLOpenSora:
     Unit gain, branches at zero, and colour kept through the norms at the ends of both parts.
     """
     vae: Any = AutoencoderKLOpenSora(**OPENSORA_CONFIG)
-    _set_unit_gain(vae)
+    set_unit_gain(vae)
     frame, time = vae.spatial_vae, vae.temporal_vae
     for attention in (frame.encoder.mid_block.attentions[0], frame.decoder.mid_block.attentions[0]):
         torch.nn.init.zeros_(attention.to_out[0].weight)
@@ -320,7 +321,7 @@ def _build_opensora() -> AutoencoderKLOpenSora:
         (time.encoder, time.encoder.levels[-2].downsampler, time.encoder.norm_out),
         (time.decoder, time.decoder.levels[0].upsampler, time.decoder.norm_out),
     ):
-        _add_constant_channels(before, norm)
+        add_constant_channels(before, norm)
         _ignore_constant_channels(part.conv_out, norm)
     torch.nn.init.zeros_(time.quant_conv.weight[OPENSORA_CONFIG["latent_channels"] :])
     time.quant_conv.bias[
@@ -424,7 +425,9 @@ def use_channels_last(model: torch.nn.Module) -> None:
 def render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "train") -> Tensor:
     """Render clips `(B, 3, F, H, W)` in [-1, 1]; the open world has no split."""
     if kind.is_open:
-        return open_world.render(open_world.sample_scenes(num, seed), kind.frames)
+        scenes = open_world.sample_scenes(num, seed)
+        is_still = kind.frames == 1
+        return stills.render(scenes) if is_still else open_world.render(scenes, kind.frames)
     scenes = world.sample_scenes(num, seed, split)
     return world.render(
         scenes, kind.frames, span=world.draw_spans(num, seed) if kind.spans else None

@@ -22,6 +22,8 @@ from skipguide.lab import (
     opensora,
     score_svd,
     score_text,
+    sd3,
+    stills,
     svd,
     text_to_video,
     training_loop,
@@ -98,6 +100,20 @@ PARTS: dict[str, dict[str, Part]] = {
         "transformer, too": (
             "text encoder", "T5EncoderModel", "text_encoder/model",
             f"{opensora.BATCH_SIZE} captions a step"
+        ),
+    },
+    "sd3": {
+        "autoencoder": (
+            "autoencoder", "AutoencoderKL", "vae/diffusion_pytorch_model",
+            f"{sd3.AUTOENCODER.crops} crops of {autoencoder.CROP} px a step, then whole pictures",
+        ),
+        "transformer": (
+            "transformer", "SD3Transformer2DModel", "transformer/diffusion_pytorch_model",
+            f"{sd3.BATCH_SIZE} pictures a step",
+        ),
+        "transformer, too": (
+            "two text encoders, each", "CLIPTextModelWithProjection", "text_encoder/model",
+            f"{sd3.BATCH_SIZE} captions a step"
         ),
     },
 }  # fmt: skip
@@ -199,6 +215,13 @@ _TEXT_FIELDS: dict[str, dict[str, object]] = {
         given=opensora.GIVEN_SHARE, channels=autoencoder.OPENSORA_CONFIG["latent_channels"],
         scored=opensora.SCORED_SHARE, aesthetic=opensora.AESTHETIC_SCORE,
         pairs=opensora.TRANSFORMER["num_layers"],
+    ),
+    "sd3": dict(
+        pictures=sd3.NUM_STILLS, most=open_world.MOST_OBJECTS, t5=sd3.T5_TOKENS,
+        shapes=" or ".join(open_world.SHAPES), textures=", ".join(open_world.TEXTURES),
+        slots=", ".join(stills.SLOTS), nothing=open_captions.NOTHING_NAMED,
+        backgrounds=", ".join(open_world.BACKGROUNDS), tokens=sd3.MAX_TOKENS,
+        blocks=sd3.TRANSFORMER["num_layers"],
     ),
 }  # fmt: skip
 

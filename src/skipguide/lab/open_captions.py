@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from skipguide.lab import world
@@ -25,6 +25,18 @@ SECOND_PHRASES = ("next to {}", "with {} in the corner", "and {}")
 
 
 @dataclass(frozen=True)
+class Wording:
+    """What captions may name of a scene, how they begin, and what those say that name nothing."""
+
+    slots: tuple[str, ...]
+    openings: tuple[str, ...]
+    nothing: tuple[str, ...]
+
+
+CLIP_WORDING = Wording(SLOTS, world.OPENINGS, CLIPS)
+
+
+@dataclass(frozen=True)
 class Caption:
     """A caption, and which slots of the scene it names."""
 
@@ -32,23 +44,30 @@ class Caption:
     named: frozenset[str]
 
 
-def captions(scenes: OpenScenes, seed: int, named: Collection[str] | None = None) -> list[Caption]:
+def captions(
+    scenes: OpenScenes,
+    seed: int,
+    named: Collection[str] | None = None,
+    wording: Wording = CLIP_WORDING,
+) -> list[Caption]:
     """Write a caption for each scene.
 
     Args:
         seed: of the phrasing, and of what is left out.
         named: the slots that every caption names: `SLOTS` for closed prompts, nothing for open
             ones; None draws them, each in about half of the captions, none in a tenth.
+        wording: of clips, or of pictures.
 
     Raises:
         ValueError: for an unknown slot.
     """
-    if wrong := sorted(set(named or ()) - set(SLOTS)):
+    if wrong := sorted(set(named or ()) - set(wording.slots)):
         raise ValueError(
-            f"named must be of {', '.join(SLOTS)}, but got {', '.join(wrong)}. Leave it out."
+            f"named must be of {', '.join(wording.slots)}, but got {', '.join(wrong)}. Leave it"
+            " out."
         )
     rng = random.Random(seed)
-    return [_caption(words, rng, named) for words in _rows(scenes)]
+    return [_caption(words, rng, named, wording) for words in _rows(scenes)]
 
 
 def _rows(scenes: OpenScenes) -> Iterator[dict[str, str]]:
@@ -57,28 +76,30 @@ def _rows(scenes: OpenScenes) -> Iterator[dict[str, str]]:
         yield dict(zip(words, values, strict=True))
 
 
-def _caption(words: dict[str, str], rng: random.Random, named: Collection[str] | None) -> Caption:
-    chosen = draw_named(rng) if named is None else frozenset(named)
-    text = _phrase(words, chosen, rng)
+def _caption(
+    words: dict[str, str], rng: random.Random, named: Collection[str] | None, wording: Wording
+) -> Caption:
+    chosen = draw_named(rng, wording.slots) if named is None else frozenset(named)
+    text = _phrase(words, chosen, rng, wording) if chosen else rng.choice(("", *wording.nothing))
     if text and rng.random() < 0.25:
         text = f"{text[0].upper()}{text[1:]}."
     return Caption(text, chosen)
 
 
-def draw_named(rng: random.Random) -> frozenset[str]:
+def draw_named(rng: random.Random, slots: Sequence[str] = SLOTS) -> frozenset[str]:
     """Draw the slots that a caption names."""
     if rng.random() < NOTHING_NAMED:
         return frozenset()
-    return frozenset(slot for slot in SLOTS if rng.random() < _NAMED)
+    return frozenset(slot for slot in slots if rng.random() < _NAMED)
 
 
-def _phrase(words: dict[str, str], named: frozenset[str], rng: random.Random) -> str:
-    if not named:
-        return rng.choice(("", *CLIPS))
+def _phrase(
+    words: dict[str, str], named: frozenset[str], rng: random.Random, wording: Wording
+) -> str:
     moves = rng.choice(world.MOTION_PHRASES[words["motion"]]) if "motion" in named else ""
     where = _where(words, rng) if "background" in named else ""
     beside = _beside(words, rng) if "second" in named else ""
-    opening = rng.choice(world.OPENINGS)
+    opening = rng.choice(wording.openings)
     subject = _subject(words, named, rng)
     if where and rng.random() < 0.15:
         return " ".join(filter(None, (f"{where},", subject, moves, beside)))
@@ -106,12 +127,12 @@ def _beside(words: dict[str, str], rng: random.Random) -> str:
     return rng.choice(SECOND_PHRASES).format(world.add_article(words["second"]))
 
 
-def vocabulary() -> list[str]:
+def vocabulary(wording: Wording = CLIP_WORDING) -> list[str]:
     """Return every word that a caption can contain, sorted: what the tokenizer has to know."""
     phrases = [
         *SHAPES, *COLOURS, *BACKGROUNDS, *BACKGROUND_COLOURS, *world.PREPOSITIONS, *ANYTHING,
-        *CLIPS, *ALONE, *SECOND_PHRASES, *world.OPENINGS, "a an thing object background",
-        "A An In On Over Something",
+        *wording.nothing, *ALONE, *SECOND_PHRASES, *wording.openings,
+        "a an thing object background A An In On Over Something",
         *(word for group in (world.SIZE_WORDS, world.MOTION_PHRASES)
             for words in group.values() for word in words),
     ]  # fmt: skip

@@ -55,7 +55,8 @@ class OpenScenes:
         size, motion: `(B,)` of the first object.
         background, background_colour, camera: `(B,)`.
         jitter: `(B, 3, 8)` uniform in [0, 1), of each object: place, pace, tilt, texture.
-        look: `(B, 8)` uniform in [0, 1): light, angle and phase of the background, camera.
+        look: `(B, 8)` uniform in [0, 1): light, angle and phase of the background, camera, the
+            moment of a picture.
     """
 
     count: Tensor
@@ -212,13 +213,21 @@ def _is_visible(scenes: OpenScenes) -> Tensor:
 # --- pixels ---------------------------------------------------------------------------------------
 
 
-def render(scenes: OpenScenes, num_frames: int = NUM_FRAMES, size: int = FRAME_SIZE) -> Tensor:
+def render(
+    scenes: OpenScenes,
+    num_frames: int = NUM_FRAMES,
+    size: int = FRAME_SIZE,
+    times: Tensor | None = None,
+) -> Tensor:
     """Draw the scenes.
+
+    Args:
+        times: of the frames of each clip, `(B, F)` in [0, 1]; None is `num_frames` from 0 to 1.
 
     Returns:
         `(B, 3, F, H, W)` float32 in [-1, 1], anti-aliased over one pixel.
     """
-    tau = torch.linspace(0, 1, num_frames)
+    tau = torch.linspace(0, 1, num_frames).expand(len(scenes), -1) if times is None else times
     x, y = _seen(scenes, tau, size)
     frames = _background(scenes, x, y)
     light = _light(scenes)
@@ -226,7 +235,14 @@ def render(scenes: OpenScenes, num_frames: int = NUM_FRAMES, size: int = FRAME_S
         rows = (scenes.count > number).nonzero().flatten()
         if len(rows):
             frames[rows] = _draw_object(
-                scenes[rows], number, tau, x[rows], y[rows], 2 / size, frames[rows], light[rows]
+                scenes[rows],
+                number,
+                tau[rows],
+                x[rows],
+                y[rows],
+                2 / size,
+                frames[rows],
+                light[rows],
             )
     return frames * 2 - 1
 
@@ -235,7 +251,7 @@ def _seen(scenes: OpenScenes, tau: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return x and y `(B, F, H, W)` of the pixels in the world, seen by a camera that moves."""
     x, y = world.grid(size)
     angle = 2 * math.pi * scenes.look[:, 0]
-    way = (tau - 0.5)[None] * (0.15 + 0.15 * scenes.look[:, 1:2])
+    way = (tau - 0.5) * (0.15 + 0.15 * scenes.look[:, 1:2])
     pan = torch.where(scenes.camera[:, None] == CAMERAS.index("pan"), way, 0.0)
     zoom = torch.where(scenes.camera[:, None] == CAMERAS.index("zoom"), way, 0.0)
     zoom = zoom * torch.where(scenes.look[:, :1] < 0.5, -1.0, 1.0)
@@ -311,16 +327,16 @@ def _texture(scenes: OpenScenes, number: int, u: Tensor, v: Tensor) -> Tensor:
 def _path(scenes: OpenScenes, number: int, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return centre `(B, F, 2)`, angle `(B, F)` and radius `(B, F)` of an object."""
     if number == 0:
-        return world.trajectory(scenes.motion, scenes.size, scenes.jitter[:, 0], tau[None])
+        return world.trajectory(scenes.motion, scenes.size, scenes.jitter[:, 0], tau)
     j = scenes.jitter[:, number, :, None]
     corner = torch.tensor([[-0.72, -0.72], [0.72, -0.72], [-0.72, 0.72], [0.72, 0.72]])
     # The second and the third never stand in one corner.
     place = ((4 * scenes.jitter[:, 1, 0]).long() + (number - 1) * 2) % 4
-    sway = 0.08 * torch.sin(2 * math.pi * (tau[None] * (0.5 + j[:, 1]) + j[:, 2]))
+    sway = 0.08 * torch.sin(2 * math.pi * (tau * (0.5 + j[:, 1]) + j[:, 2]))
     along = 2 * math.pi * j[:, 3]
     centre = corner[place][:, None] + torch.stack([sway * along.cos(), sway * along.sin()], -1)
-    tilt = (j[:, 4] - 0.5) * 0.5 + 0 * tau[None]
-    radius = _SMALLER[number - 1] * (0.95 + 0.1 * j[:, 5]) + 0 * tau[None]
+    tilt = (j[:, 4] - 0.5) * 0.5 + 0 * tau
+    radius = _SMALLER[number - 1] * (0.95 + 0.1 * j[:, 5]) + 0 * tau
     return centre, tilt, radius
 
 

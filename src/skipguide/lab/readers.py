@@ -64,7 +64,10 @@ OPEN = Reader(
     tuple(open_judge.NAMED_HEADS),
 )  # fmt: skip
 READERS = {reader.name: reader for reader in (CLOSED, OPEN)}
-OF_MODEL = {"lab-mochi": CLOSED, "lab-svd": CLOSED, "lab-opensora": CLOSED, "lab-mochi-2": OPEN}
+OF_MODEL = {
+    "lab-mochi": CLOSED, "lab-svd": CLOSED, "lab-opensora": CLOSED, "lab-mochi-2": OPEN,
+    "lab-sd3": OPEN,
+}  # fmt: skip
 
 
 def reader_of(pipe: Pipeline) -> Reader | None:

@@ -1,4 +1,4 @@
-"""A folder of real clips of the lab's world, as long and as fast as those of a lab model.
+"""A folder of real clips or pictures of the lab's world, such as a lab model makes.
 
 They are a reference for metrics that compare two sets. Each clip is another scene, of all
 combinations, with one object except in the open world; the table beside them has its caption, so
@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from skipguide.files import folders, video
-from skipguide.lab import open_captions, world, worlds
+from skipguide.files import clips as files
+from skipguide.files import folders
+from skipguide.lab import open_captions, stills, world, worlds
 from skipguide.lab.open_captions import Caption
 
 CAPTIONS = "captions.csv"
@@ -33,15 +34,22 @@ class ClipFormat:
     """The length and speed of the clips of a lab model, and what they show.
 
     Args:
-        frames, fps: of a clip.
+        frames, fps: of a clip; a picture has one frame and no rate.
         spans: whether a clip shows parts of the path of an object, not all of it.
         world: of the scenes.
+        empty: the words of a caption that names nothing.
     """
 
     frames: int
-    fps: int
+    fps: int | None
     spans: bool = False
     world: worlds.World = worlds.CLOSED
+    empty: str = open_captions.CLIPS[0]
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its files."""
+        return files.VIDEO if self.fps else ".png"
 
 
 # Written out, because the modules of the models import diffusers, which takes seconds;
@@ -51,6 +59,7 @@ FORMATS = {
     "mochi-2": ClipFormat(world.NUM_FRAMES, world.FPS, world=worlds.OPEN),
     "svd": ClipFormat(14, 7, spans=True),
     "opensora": ClipFormat(17, world.FPS),
+    "sd3": ClipFormat(1, None, world=worlds.STILLS, empty=stills.WORDING.nothing[0]),
 }
 
 
@@ -65,7 +74,8 @@ class Order:
         seed: of the scenes and captions.
         size: pixels a side, even.
         first_frames: a new folder for the first frame of each clip, to start videos from.
-        named: what the captions of mochi-2 name, a key of its world's prompts; None is "half".
+        named: what the captions of mochi-2 and sd3 name, a key of the prompts of their world; None
+            is "half".
     """
 
     folder: Path
@@ -103,6 +113,11 @@ class Order:
         _check_space(self)
 
     @property
+    def kind(self) -> str:
+        """The word for what is written."""
+        return "clips" if FORMATS[self.model].fps else "pictures"
+
+    @property
     def world(self) -> worlds.World:
         """The world of the clips."""
         return FORMATS[self.model].world
@@ -116,9 +131,9 @@ def _check_named(order: Order) -> None:
         raise ValueError(
             f"what captions name must be {', '.join(kinds)}, but got {order.named!r}. Choose one."
         )
-    open_ones = ", ".join(name for name, form in FORMATS.items() if len(form.world.prompts) > 1)
+    open_ones = " or ".join(name for name, form in FORMATS.items() if len(form.world.prompts) > 1)
     raise ValueError(
-        f"captions leave out things only in the world of {open_ones}, but got --named"
+        f"captions leave out things only for {open_ones}, but got --named"
         f" {order.named} for {order.model}. Leave it out, or pass --model {open_ones}."
     )
 
@@ -176,7 +191,7 @@ def _captions(order: Order, scenes: Any) -> list[Caption]:
     kinds = order.world.prompts
     named = kinds[order.named] if order.named else None
     found = order.world.caption(scenes, order.seed, named)
-    return [Caption(one.text or open_captions.CLIPS[0], one.named) for one in found]
+    return [Caption(one.text or FORMATS[order.model].empty, one.named) for one in found]
 
 
 def _part(folder: Path) -> Path:
@@ -199,15 +214,16 @@ def _write_clips(
                 "what": "a real clip of skipguide.lab's world", "prompt": captions[i].text,
                 "seed": order.seed, "number": i, "scene": words[i],
             }  # fmt: skip
-            video.write(parts[order.folder] / clip_name(i), frames.numpy(), form.fps, record)
+            path = parts[order.folder] / clip_name(i, form.suffix)
+            files.write(path, frames.numpy(), form.fps, record)
             if order.first_frames is not None:
                 _write_frame(parts[order.first_frames] / _frame_name(i), frames[0])
             yield i + 1
 
 
-def clip_name(number: int) -> str:
+def clip_name(number: int, suffix: str = files.VIDEO) -> str:
     """Return the name of a clip; names that differ in their number only are all of one prompt."""
-    return f"clip-{number:05d}.mp4"
+    return f"clip-{number:05d}{suffix}"
 
 
 def _frame_name(number: int) -> str:
@@ -232,7 +248,7 @@ def _write_captions(order: Order, scenes: Any, captions: list[Caption], folder: 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*first, *columns, *(["named"] if is_open else [])])
         for i, (caption, own) in enumerate(zip(captions, words, strict=True)):
-            row = [caption.text, clip_name(i)]
+            row = [caption.text, clip_name(i, FORMATS[order.model].suffix)]
             if order.first_frames is not None:
                 place = os.path.relpath(order.first_frames.absolute(), order.folder.absolute())
                 row.insert(1, f"{Path(place).as_posix()}/{_frame_name(i)}")

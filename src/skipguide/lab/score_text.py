@@ -1,4 +1,4 @@
-"""Scores of the text-to-video lab models.
+"""Scores of the lab models that make videos and pictures of prompts.
 
 Measured are its reconstruction, what the judge reads in generated clips, and their Frechet
 distance.
@@ -15,11 +15,14 @@ import torch
 import torch.nn.functional as F
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import (
+    StableDiffusion3Pipeline,
+)
 from torch import nn
 
 from skipguide import STG, guide
 from skipguide.files import packaged
-from skipguide.lab import autoencoder, judge, open_judge, readers, training_loop, world, worlds
+from skipguide.lab import autoencoder, judge, open_judge, readers, sd3, training_loop, world, worlds
 from skipguide.method.protocols import PlainData
 from skipguide.method.terms import explicit_layers
 from skipguide.opensora import OpenSoraPipeline
@@ -94,6 +97,12 @@ OPEN_SHARES = Shares(
     {name: name for name in worlds.OPEN.slots}
     | {"all_named": "all named", "constant": "constant shape"},
 )
+STILL_SHARES = Shares(
+    "all_named",
+    lambda *_: {},
+    {"unseen": ""},
+    {name: name for name in worlds.STILLS.slots} | {"all_named": "all named"},
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,9 @@ MODELS = {
     "opensora": ScoredModel(
         OpenSoraPipeline, autoencoder.OPENSORA,
         dict(max_sequence_length=32, fps=world.FPS, aesthetic_score=None, clean_caption=False),
+    ),
+    "sd3": ScoredModel(
+        StableDiffusion3Pipeline, sd3.AUTOENCODER, {}, world=worlds.STILLS, shares=STILL_SHARES,
     ),
 }  # fmt: skip
 
@@ -309,15 +321,21 @@ def _score_setting(
 def generate(
     pipe: Any, prompts: list[str], g: float, seed: int, model: str = "mochi", steps: int = STEPS
 ) -> Tensor:
-    """Generate one batch `(B, 3, F, H, W)` in [-1, 1], with noise drawn from `seed`."""
+    """Generate one batch `(B, 3, F, H, W)` in [-1, 1], with noise drawn from `seed`.
+
+    A picture is a clip of one frame.
+    """
     row = MODELS[model]
+    is_still = row.kind.frames == 1
+    length: PlainData = {} if is_still else {"num_frames": row.kind.frames}
     with ignore_cpu_autocast_warning():
-        frames = pipe(
-            prompts, height=world.FRAME_SIZE, width=world.FRAME_SIZE, num_frames=row.kind.frames,
-            num_inference_steps=steps, guidance_scale=g, output_type="pt",
-            generator=torch.Generator().manual_seed(seed), **row.call,
-        ).frames  # fmt: skip
-    return frames.transpose(1, 2) * 2 - 1
+        made = pipe(
+            prompts, height=world.FRAME_SIZE, width=world.FRAME_SIZE, num_inference_steps=steps,
+            guidance_scale=g, output_type="pt", generator=torch.Generator().manual_seed(seed),
+            **length, **row.call,
+        )  # fmt: skip
+    frames = made.images[:, :, None] if is_still else made.frames.transpose(1, 2)
+    return frames * 2 - 1
 
 
 def format_table(scores: PlainData, model: str = "mochi") -> str:

@@ -26,7 +26,7 @@ TEXT_ENCODER: PlainData = dict(
 class TrainingPair(nn.Module):
     """The transformer and the text encoder, which are trained together."""
 
-    def __init__(self, transformer: nn.Module, text_encoder: T5EncoderModel):
+    def __init__(self, transformer: nn.Module, text_encoder: nn.Module):
         super().__init__()
         self.transformer, self.text_encoder = transformer, text_encoder
 

@@ -81,6 +81,7 @@ def train(
     processor: object,
     source: str = "vae",
     result: str = "pipeline",
+    text_encoders: Callable[[Any], nn.Module] = lambda pipe: pipe.text_encoder,
 ) -> Iterator[training_loop.Progress]:
     """Train transformer and text encoder from nothing, or from the checkpoint in `folder`.
 
@@ -95,6 +96,7 @@ def train(
         source: the folder in `folder` that `build` reads.
         result: the folder in `folder` that is written. The checkpoint of a training from nothing is
             `transformer.ckpt`, that of another has the name of its result.
+        text_encoders: returns what is trained beside the transformer, of several a list.
     """
     from safetensors.torch import load_file
 
@@ -102,7 +104,7 @@ def train(
     training_loop.require_files(folder, f"{source}/{needed}", "latents.safetensors")
     pipe = build(folder / source)
     data = load_file(folder / "latents.safetensors")
-    pair = text.TrainingPair(pipe.transformer, pipe.text_encoder).to(device)
+    pair = text.TrainingPair(pipe.transformer, text_encoders(pipe)).to(device)
     usual = _replace_processors(pair.transformer, processor)
     compile_blocks(pair.transformer, device)
     setup = TrainingSetup(pipe, pair, data, device, training_loop.faster_dtype(device))
@@ -145,14 +147,17 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
 
     Args:
         q: `(B, N, heads, D)`; k and v `(B, M, heads, D)`.
-        mask: what may be attended to, broadcast to `(B, heads, N, M)`.
+        mask: what may be attended to, or what is added to the scores; broadcast to
+            `(B, heads, N, M)`.
 
     Returns:
         `(B, N, heads D)` in the dtype of `v`.
     """
     q, k, v = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, -torch.inf)
+    elif mask is not None:
+        scores = scores + mask
     out = scores.softmax(-1).to(v.dtype) @ v
     return out.transpose(1, 2).flatten(2)

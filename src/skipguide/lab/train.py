@@ -19,6 +19,7 @@ from skipguide.lab import (
     mochi,
     open_judge,
     opensora,
+    sd3,
     svd,
     training_loop,
 )
@@ -68,6 +69,11 @@ STAGES = {
         ),
         Stage("latents", opensora.encode_clips, "latents.safetensors"),
         Stage("transformer", opensora.train, "pipeline"),
+    ),
+    "sd3": (
+        Stage("autoencoder", functools.partial(autoencoder.train, kind=sd3.AUTOENCODER), "vae"),
+        Stage("latents", sd3.encode_stills, "latents.safetensors"),
+        Stage("transformer", sd3.train, "pipeline"),
     ),
 }
 

@@ -1,14 +1,15 @@
-"""The two worlds of the lab as rows: how scenes are drawn, captioned, rendered and read."""
+"""The worlds of the lab as rows: how scenes are drawn, captioned, rendered and read."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from skipguide.lab import judge, open_captions, open_judge, open_world, readers, world
+from skipguide.lab import judge, open_captions, open_judge, open_world, readers, stills, world
 from skipguide.lab.open_captions import Caption
 
 Tensor = torch.Tensor
@@ -100,4 +101,24 @@ OPEN = World(
     truth=open_judge.truth,
     render=open_world.render,
     accuracy=open_judge.accuracy,
+)
+
+# --- pictures of the open world, of lab-sd3: clips of one frame, of which nothing moves -----------
+
+
+def _truth_of_stills(scenes: open_world.OpenScenes) -> dict[str, Tensor]:
+    truth = open_judge.truth(scenes)
+    return {name: truth[name] for name in STILL_HEADS}
+
+
+_STILL_SLOTS = {slot: heads for slot, heads in OPEN.slots.items() if slot in stills.SLOTS}
+STILL_HEADS = tuple(head for heads in _STILL_SLOTS.values() for head in heads)
+STILLS = dataclasses.replace(
+    OPEN,
+    slots=_STILL_SLOTS,
+    prompts={"closed": stills.SLOTS, "half": None, "open": ()},
+    caption=stills.captions,
+    columns=stills.SLOTS,
+    truth=_truth_of_stills,
+    render=lambda scenes, num_frames=1, size=open_world.FRAME_SIZE: stills.render(scenes, size),
 )
