@@ -139,7 +139,15 @@ def frames(
     return map_of(query, key, whole) @ value
 
 
-BY_HAND = {"soft": soft, "blur": blur, "frames": frames}
+def tokens(
+    _: None, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, lie: Any
+) -> Tensor:
+    """As frames of one token each."""
+    start, grid = lie
+    return frames(None, query, key, value, mask, (start, (math.prod(grid),)))
+
+
+BY_HAND = {"soft": soft, "blur": blur, "frames": frames, "tokens": tokens}
 
 
 def lie_of(name: str, path: str, tokens: int) -> tuple[int, tuple[int, ...]]:
@@ -236,6 +244,7 @@ SEEN = {
     ],
     "blur": [*JOINT, "LattePipeline", "OpenSoraPipeline", *UNET],
     "frames": [name for name in JOINT if VIDEOS[name][0][0] > 1],
+    "tokens": [name for name in JOINT if VIDEOS[name][1]],
 }
 
 
@@ -252,7 +261,7 @@ SEEN = {
 def test_changed_attention_is_that_of_matrices(
     skip: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strength = {"soft": 0.3, "blur": 0.8, "frames": None}[skip]
+    strength = {"soft": 0.3, "blur": 0.8}.get(skip)
     term = STG({**UNET, **DUAL}.get(name, [1, 2]), 1.3, skip, strength=strength)
     both(name, term, monkeypatch, weakened(name, skip, strength))
 
@@ -260,7 +269,10 @@ def test_changed_attention_is_that_of_matrices(
 @pytest.mark.parametrize("text", ["", "before", "after"])
 @pytest.mark.parametrize("shape", [(), (1, 1, -1), (2, 1, 1, -1), (2, 3, -1, -1), (-1, -1)])
 @pytest.mark.parametrize("additive", [False, True])
-def test_frames_under_any_mask(text: str, shape: tuple[int, ...], additive: bool) -> None:
+@pytest.mark.parametrize("skip", ["frames", "tokens"])
+def test_frames_and_tokens_under_any_mask(
+    skip: str, text: str, shape: tuple[int, ...], additive: bool
+) -> None:
     """No model of the tests masks a token of the video, or one frame otherwise than another."""
     torch.manual_seed(0)
     moment = step_context.StepContext("bcthw", {})
@@ -270,10 +282,10 @@ def test_frames_under_any_mask(text: str, shape: tuple[int, ...], additive: bool
     mask = torch.randn([tokens if size < 0 else size for size in shape]) if shape else None
     if mask is not None and not additive:
         mask = (mask > -1) | torch.eye(tokens, dtype=torch.bool)[: mask.shape[-2]]
-    ours = weak_attention.ATTENTION_EDITS["frames"](
+    ours = weak_attention.ATTENTION_EDITS[skip](
         {**call, "attn_mask": mask}, weak_attention.AttentionView(moment, None, text), None
     )
-    theirs = frames(
+    theirs = BY_HAND[skip](
         None,
         call["query"],
         call["key"],
@@ -691,6 +703,11 @@ REFUSED: list[tuple[str, Callable[[], STG], str]] = [
         "'frames': it makes images, which are one frame",
     ),
     (
+        "WanPipeline",
+        lambda: STG([1], skip="tokens"),
+        "'tokens': its self-attention sees no text, so that this is skip=\"attention\"",
+    ),
+    (
         "SanaWMPipeline",
         lambda: STG([1], skip="blur"),
         r"\(residual, shuffle\), but got 'blur': its attention",
@@ -704,7 +721,7 @@ REFUSED: list[tuple[str, Callable[[], STG], str]] = [
     (
         "MochiPipeline",
         lambda: STG([1], skip="polish"),
-        "one of residual, attention, soft, blur, frames, shuffle, but",
+        "one of residual, attention, soft, blur, frames, tokens, shuffle, but",
     ),
     (
         "MochiPipeline",

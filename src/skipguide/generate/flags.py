@@ -123,11 +123,13 @@ class GuidanceFlags(BaseModel):
         gt=0,
         lt=1,
     )
-    skip: Literal["residual", "attention", "soft", "blur", "frames", "shuffle"] | None = _field(
+    skip: (
+        Literal["residual", "attention", "soft", "blur", "frames", "tokens", "shuffle"] | None
+    ) = _field(
         f"one of {', '.join(perturbations.PERTURBATIONS)}",
         "What is done to the layers. residual: the block returns its input. attention: its map is"
         " the identity; soft: a part of the way there. blur: queries are blurred. frames: each sees"
-        " itself alone. shuffle: tokens change places.",
+        " itself alone. tokens: each sees itself and the text. shuffle: tokens change places.",
     )
     strength: float | None = _field(
         "a finite number above 0",
