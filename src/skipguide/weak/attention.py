@@ -24,6 +24,9 @@ from skipguide.weak.step_context import StepContext
 Tensor = torch.Tensor
 
 
+_INFINITE_BLUR = 9999.0  # a larger sigma is an infinite one, as in SEG's code
+
+
 # --- attention ------------------------------------------------------------------------------------
 
 
@@ -214,7 +217,7 @@ def _blur_queries(call: SDPACall, view: AttentionView, sigma: float | None) -> T
     start, grid = view.video_tokens(query.shape[-2])
     end = start + math.prod(grid)
     video = query[..., start:end, :]
-    if sigma is None:
+    if sigma is None or sigma > _INFINITE_BLUR:
         blurred = video.float().mean(-2, keepdim=True).to(query.dtype).expand_as(video)
     else:
         blurred = _blur_grid(video.float().unflatten(-2, grid), sigma, view.step_context).flatten(
@@ -226,10 +229,9 @@ def _blur_queries(call: SDPACall, view: AttentionView, sigma: float | None) -> T
 
 def _blur_grid(cube: Tensor, sigma: float, step_context: StepContext) -> Tensor:
     """Blur `(B, heads, *grid, width)` along each dimension of the grid."""
-    # The matrix is symmetric, so it need not be transposed.
     for dim in (dim for dim in range(2, cube.ndim - 1) if cube.shape[dim] > 1):
         cube = (
-            cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device)
+            cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device).mT
         ).movedim(-1, dim)
     return cube
 
