@@ -317,3 +317,11 @@ def test_modular_sdxl_takes_our_guider(layers: Sequence[str], skip: str) -> None
     )
     guider = SkipGuidance(layers=layers, scale=1.3, skip=skip, guidance_scale=4.5)
     assert_same(run(small, STG(list(layers), 1.3, skip), **options), modular(small, guider), plain)
+
+
+def test_pictures_in_the_place_of_texts_have_no_negative_one_without_cfg() -> None:
+    """With CFG it is the picture that is none, of which pipelines make a batch."""
+    small = tiny("StableDiffusionImageVariationPipeline")
+    assert (run(small, NAG(4.0, 1.5, 0.5)) - run(small)).abs().max() > 1e-2
+    with pytest.raises(ValueError, match=r"takes none, and without CFG .* Run it with CFG"):
+        run(small, NAG(4.0, 1.5, 0.5), **small.off)
