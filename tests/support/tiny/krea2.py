@@ -34,7 +34,8 @@ def krea2(dtype: torch.dtype = torch.float32) -> Tiny:
     parts: Any = dict(tokenizer=None, text_encoder=None)
     pipe = Krea2Pipeline(
         **parts, vae=vae.eval(), transformer=matter(denoiser("krea-2")),
-        text_encoder_select_layers=(1, 2), scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        text_encoder_select_layers=(1, 2),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
     )  # fmt: skip
     call = dict(
         **prompts("", 0), **prompts("negative_", 1), height=8, width=8, num_inference_steps=3,
