@@ -67,7 +67,8 @@ FAMILIES = (
             "StableDiffusion3PAGImg2ImgPipeline": PAG,
         },
         stacks=single_stack(
-            "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST
+            "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST,
+            text=text_attention.SD3,
         ),
         latent_layout="bchw",
         text_position="after",
@@ -75,6 +76,7 @@ FAMILIES = (
             "hidden_states", "encoder_hidden_states", "pooled_projections", "timestep",
             "block_controlnet_hidden_states",
         ),
+        negative=text_attention.POOLED_PROMPT,
     ),
     Family(
         name="flux",
