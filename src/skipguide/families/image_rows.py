@@ -70,6 +70,7 @@ FAMILIES = (
             "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST,
             text=text_attention.SD3,
         ),
+        modular=("StableDiffusion3ModularPipeline",),
         latent_layout="bchw",
         text_position="after",
         batched_inputs=(
@@ -133,6 +134,7 @@ FAMILIES = (
                 {"attn": identity_attention.parallel_attention},
             ),
         },
+        modular=("Flux2KleinBaseModularPipeline",),
         latent_layout="packed",
         text_position="before",
         notes="Flux 2 has embedded guidance and no CFG, Klein has CFG unless it is distilled",
@@ -179,6 +181,7 @@ FAMILIES = (
         stacks=single_stack(
             "transformer_blocks", 60, JOINT_STREAMS, JOINT_ATTENTION, returns=TEXT_FIRST
         ),
+        modular=("QwenImageModularPipeline",),
         latent_layout="packed",
         text_position="before",
         notes="the pipelines give the result of CFG, ours included, the length of c at each place",
@@ -197,6 +200,7 @@ FAMILIES = (
         stacks=single_stack(
             "layers", 30, ("x",), {"attention": identity_attention.plain_attention}
         ),
+        modular=("ZImageModularPipeline",),
         latent_layout="",
         batched_inputs=("x", "t", "cap_feats"),
         listed_inputs=("x", "cap_feats"),
