@@ -692,7 +692,7 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("compare", "a prompt, an image or both are needed, but got neither."),
     (
         "compare x --stg-scale 0",
-        "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same.",
+        "compare needs guidance beside CFG, but got a scale of 0: all would be the same.",
     ),
     (
         "compare x --spatial-scale 0 --temporal-scale 0",

@@ -70,8 +70,8 @@ class AttentionView:
             known = "is not known" if grid is None else f"is {' x '.join(map(str, grid))}"
             raise ValueError(
                 "this skip needs a video or image whose tokens lie on one grid, but an attention of"
-                f" this run sees {tokens} tokens, and the grid {known} (conditions that stand beside it"
-                ' are not on it). Use skip="residual", "attention", "soft" or "shuffle".'
+                f" this run sees {tokens} tokens, and the grid {known} (conditions beside it are"
+                ' not on it). Use skip="residual", "attention", "soft" or "shuffle".'
             )
         return tokens - count if self.text_position == "before" else 0, grid
 
