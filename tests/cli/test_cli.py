@@ -569,7 +569,7 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     (
         "generate",
         (
-            "a video needs a prompt, an image or both, but got neither. Set them with PROMPT and"
+            "a prompt, an image or both are needed, but got neither. Set them with PROMPT and"
             " --image, or as"
         ),
     ),
@@ -689,10 +689,10 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
         "generate x --config text.yaml",
         "steps must be a whole number >= 1, but got '4'. Set it with --steps",
     ),
-    ("compare", "a video needs a prompt, an image or both, but got neither."),
+    ("compare", "a prompt, an image or both are needed, but got neither."),
     (
         "compare x --stg-scale 0",
-        "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same.",
+        "compare needs guidance beside CFG, but got a scale of 0: all would be the same.",
     ),
     (
         "compare x --spatial-scale 0 --temporal-scale 0",

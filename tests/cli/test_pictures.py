@@ -183,3 +183,29 @@ def test_pictures_that_a_ledger_has_not_heard_of_are_taken_over(tmp_path: Path) 
     damaged.write_bytes(damaged.read_bytes()[:-20])
     swept(tmp_path / "run", plan, log=log)
     assert len(log.read_text().splitlines()) == 5
+
+
+TUNED = (
+    "tune", *SMALL[:-2], "--prompts", "prompts.txt", "--out", "tuned", "--passes", "600",
+    "--guidance-scale", "4.5", "--skips", "residual",
+)  # fmt: skip
+
+
+def test_a_metric_of_videos_is_refused_before_a_tuning_begins(here: Path) -> None:
+    (here / "prompts.txt").write_text("".join(f"a red star {i}\n" for i in range(12)))
+    said = run(*TUNED, "--metric", "temporal_flickering", code=2).stderr
+    assert "temporal_flickering measures videos, of which it needs 2 frames, but a picture" in said
+    assert not (here / "tuned").exists() or not list((here / "tuned").glob("videos/*"))
+
+
+@pytest.mark.long
+def test_a_model_of_pictures_is_tuned(here: Path) -> None:
+    """From the scan to an answer that `generate` takes; its report shows pictures."""
+    (here / "prompts.txt").write_text("".join(f"a red star {i}\n" for i in range(12)))
+    said = run(*TUNED, "--metric", "sharpness").stdout
+    assert "forward passes a clip" in said
+    with Run.open(here / "tuned") as made:
+        assert {clip.is_picture for clip in made.clips("done")} == {True}
+        assert all("sharpness" in clip.metrics for clip in made.clips("done"))
+    assert "<video" not in (here / "tuned" / "report.html").read_text()
+    run("generate", "a red star", *SMALL[:-2], "--preset", "tuned/tune.toml", "--out", "x.png")

@@ -99,7 +99,9 @@ def test_families_json() -> None:
     assert rows["hunyuan"]["stacks"] == {"dual": 20, "single": 40}
     assert rows["sana-wm"]["skips"] == ["residual", "shuffle"]
     assert rows["mochi"]["skips"] == list(perturbations.PERTURBATIONS)
-    assert rows["cogview4"]["skips"] == ["residual", "attention", "soft", "blur", "shuffle"]
+    assert rows["cogview4"]["skips"] == [
+        "residual", "attention", "soft", "blur", "tokens", "shuffle",
+    ]  # fmt: skip
     assert rows["latte"]["axes"] == ["spatial", "temporal"]
     assert rows["svd"]["stacks"] == {"down": 6, "mid": 1, "up": 9}
     assert rows["svd"]["axes"] == ["spatial", "temporal"]

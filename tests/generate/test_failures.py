@@ -64,12 +64,16 @@ def mismatches() -> list[RuntimeError]:
 
 
 def test_which_errors_are_explained() -> None:
-    settings = validate_settings({"prompt": "x", "height": 32, "width": 48})
+    size = {"prompt": "x", "height": 32, "width": 48}
+    settings = validate_settings({**size, "fps": 24})
     for error in mismatches():
         said = failures.explain(error, "WanPipeline", settings)
         assert "but 32 x 48 x the model's own failed (" in str(said), error
     for error in (torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()):
         said = failures.explain(error, "WanPipeline", settings)
         assert str(said).startswith("memory must be enough for a video of 32 x 48"), error
+    picture = failures.explain(MemoryError(), "SanaPipeline", validate_settings(size))
+    assert str(picture).startswith("memory must be enough for a picture of 32 x 48, but it")
+    assert "frames" not in str(picture)
     for error in (RuntimeError("CUDA error: device-side assert"), NotImplementedError("size")):
         assert failures.explain(error, "WanPipeline", settings) is None

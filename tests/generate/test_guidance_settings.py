@@ -512,7 +512,8 @@ EARLY = [
     (("--skip", "soft", "--strength", "2"), "strength must be a number from 0 to 1"),
     (
         ("--skip", "smear"),
-        "skip must be one of residual, attention, soft, blur, frames, shuffle, but got 'smear'.",
+        "skip must be one of residual, attention, soft, blur, frames, tokens, shuffle, but got"
+        " 'smear'.",
     ),
 ]
 

@@ -126,7 +126,7 @@ def test_every_setting_has_a_bad_value_in_the_list() -> None:
 
 def test_neither_prompt_nor_image() -> None:
     with pytest.raises(
-        ValueError, match=r"^a video needs a prompt, an image or both, but got neither\. Set them"
+        ValueError, match=r"^a prompt, an image or both are needed, but got neither\. Set them"
     ):
         validate_settings({})
     assert validate_settings({"image": "a.png"}).prompt is None

@@ -284,7 +284,7 @@ def test_each_setting_of_a_run_is_measured_and_kept(
     row = told[0]["metrics"][0]
     assert first["fvd:judge"] == {name: row[name] for name in ("value", "low", "high", "videos")}
     interval = "no interval" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
-    assert f"{row['value']:.4g} ({interval}, 10 videos)" in run("runs", "show", swept).stdout
+    assert f"{row['value']:.4g} ({interval}, 10 clips)" in run("runs", "show", swept).stdout
     assert (
         results.load(tmp_path / "a-lab-mochi-stg.json")["fvd:judge"].value
         == kept[2, "fvd:judge"][0]
@@ -309,8 +309,8 @@ def test_settings_whose_names_differ_in_signs_only_have_files_of_their_own(
 @pytest.mark.parametrize(
     ("low", "high", "shown"),
     [
-        (10.5, 14.25, "12.35 (10.5 to 14.25, 20 videos)"),
-        (None, None, "12.35 (no interval, 20 videos)"),
+        (10.5, 14.25, "12.35 (10.5 to 14.25, 20 clips)"),
+        (None, None, "12.35 (no interval, 20 clips)"),
     ],
 )
 def test_set_metrics_of_a_run_are_shown_with_interval_and_count(

@@ -200,6 +200,9 @@ def test_distances_of_sets_of_pictures(weights: Path) -> None:
     assert rows["cmmd:clip"].value == pytest.approx(float(closed_form), rel=1e-6)
     assert rows["fid:inception"].value > 0
     assert rows["fid:inception"].low is not None
+    said = rows["fid:inception"].warnings
+    assert any("12 generated pictures are few" in warning for warning in said)
+    assert not any("video" in warning for warning in said)
     same = evaluate(made, made, ["fid", "cmmd"], options)
     assert [row.value for row in same.rows] == pytest.approx([0, 0], abs=1e-6)
 

@@ -1,5 +1,5 @@
 """Stable Diffusion 3's own skip guidance (`skip_guidance_layers`): ours is equal to it, is added to
-it with a word about it, or replaces it."""
+it with a word about it, or replaces it. And PAG for it."""
 
 from __future__ import annotations
 
@@ -114,3 +114,18 @@ def test_the_preset_serves_pipelines_without_any() -> None:
     assert handle.passes_per_step > 2
     with pytest.raises(ValueError, match=r"replace_own is for pipelines with guidance of their"):
         guide(small.pipe, TERM, replace_own=True)
+
+
+@pytest.mark.parametrize("cfg", [True, False], ids=["cfg", "no cfg"])
+def test_pag_is_a_skip_of_tokens(cfg: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of SD3: diffusers' processors leave out norms and the second attention that SD3.5 has."""
+    name = "StableDiffusion3PAGPipeline"
+    plain_blocks = dict(dual_attention_layers=(), qk_norm=None)
+    small = row(type(tiny(name).pipe), dict(pag_scale=0.0), **plain_blocks)(torch.float32)
+    monkeypatch.setattr(small.pipe, "pag_applied_layers", ["blocks.(1|2)"])
+    options = {**small.short, **({} if cfg else small.off)}
+    plain, theirs = oracle.run(small, **options), oracle.run(small, **options, pag_scale=3.0)
+    with guide(small.pipe, STG([1, 2], 3.0, "tokens")):
+        assert_equal(small, oracle.run(small, **options), theirs, plain)
+    with guide(small.pipe, STG([1, 2], 3.0, "attention")):  # which takes the text from the image
+        assert (oracle.run(small, **options) - theirs).abs().max() > 1e-3

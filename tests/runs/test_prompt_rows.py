@@ -233,7 +233,7 @@ def test_a_video_that_two_rows_ask_for_is_made_once(tmp_path: Path) -> None:
     assert items[0].tags == {"mood": "sad", "look": "flat"}
     assert items[2].tags == {"mood": "glad", "look": "flat"}
     assert note is not None
-    assert "2 of 8 videos are asked for more than once" in note
+    assert "2 of 8 are asked for more than once" in note
 
 
 def test_the_lines_that_end_many_videos() -> None:

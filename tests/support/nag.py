@@ -74,7 +74,9 @@ def predict(
 def meeting(model: nn.Module, nag: Numbers, chosen: str) -> Iterator[None]:
     """Let the halves of a batch meet in the attentions to the text."""
     names = dict(model.named_modules())
-    is_cross = any(re.search(CROSS, name) for name in names)
+    # SD3's second attention is over the image.
+    is_sd3 = type(model).__name__ == "SD3Transformer2DModel"
+    is_cross = not is_sd3 and any(re.search(CROSS, name) for name in names)
     pattern = CROSS if is_cross else JOINT
     found = {
         module: nag if re.search(chosen, name) else OFF

@@ -58,8 +58,11 @@ def text_components(family: str, call: dict[str, Any], folder: Path) -> Componen
         folder: where the tokenizers' files are written.
     """
     torch.manual_seed(1)
-    widths = [value.shape[-1] for name, value in call.items() if _is_embedding(name)]
-    components = BUILDERS[family](widths, folder)
+    from support import image_text_encoders  # late, for it is made of the parts here
+
+    builders = {**BUILDERS, **image_text_encoders.BUILDERS}
+    widths = [value[0].shape[-1] for name, value in call.items() if _is_embedding(name)]
+    components = builders[family](widths, folder)
     for component in components.values():
         if isinstance(component, torch.nn.Module):
             component.eval()
@@ -69,9 +72,7 @@ def text_components(family: str, call: dict[str, Any], folder: Path) -> Componen
 def without_embeddings(call: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Return a call without embeddings of texts, and the number of prompts that it had."""
     parts = ("prompt", "embeds", "cu_seqlens")
-    prompts = max(
-        (value.shape[0] for name, value in call.items() if _is_embedding(name)), default=1
-    )
+    prompts = max((len(value) for name, value in call.items() if _is_embedding(name)), default=1)
     rest = {name: value for name, value in call.items() if not any(part in name for part in parts)}
     return rest, prompts
 
@@ -168,13 +169,18 @@ def _t5_sizes(width: int) -> Components:
 
 
 def clip(
-    widths: Sequence[int], folder: Path, suffix: str = "", projection: bool = False
+    widths: Sequence[int],
+    folder: Path,
+    suffix: str = "",
+    projection: bool = False,
+    positions: int = 77,
 ) -> Components:
     tokenizer = clip_tokenizer(folder / f"tokenizer{suffix}")
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=widths[-1], intermediate_size=32,
         num_hidden_layers=2, num_attention_heads=2, projection_dim=widths[-1],
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=positions, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
     return {f"tokenizer{suffix}": tokenizer, f"text_encoder{suffix}": kind(config)}

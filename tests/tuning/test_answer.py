@@ -52,7 +52,7 @@ def test_a_gain_that_holds_is_to_be_used() -> None:
     assert found.gain.difference == paired_difference(own, base)
     assert found.gain.difference.estimate.value == pytest.approx(0.03, abs=0.015)
     assert found.sentences[0] == (
-        "Use R8 (42 forward passes a video; CFG alone takes 28): it has more sharpness than CFG"
+        "Use R8 (42 forward passes a clip; CFG alone takes 28): it has more sharpness than CFG"
         " alone."
     )
     assert "on 16 prompts that chose nothing: better." in found.sentences[1]
@@ -287,7 +287,7 @@ def test_cfg_alone_that_wins_is_called_what_it_is_and_the_best_stg_is_told(other
         "use CFG alone", other.name, other.name,
     )  # fmt: skip
     assert found.sentences[0] == (
-        f"Use {other.title} ({other.name}, {other.passes:g} forward passes a video; cfg takes 28):"
+        f"Use {other.title} ({other.name}, {other.passes:g} forward passes a clip; cfg takes 28):"
         " it has more sharpness than cfg."
     )
     assert found.sentences[1].startswith(f"The gain of {other.title} ({other.name}) over cfg in")

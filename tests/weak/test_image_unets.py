@@ -186,14 +186,16 @@ def test_both_at_once_are_refused() -> None:
 
 @pytest.mark.parametrize("case", seg_tpg.cases())
 def test_seg_and_tpg_are_what_their_authors_run(case: str) -> None:
-    """Infinite blur, which is SEG's default; and TPG with the same orders of the tokens."""
+    """Infinite blur, which is SEG's default, and finite; TPG with the same orders of the tokens."""
     small, found = tiny("StableDiffusionXLPipeline"), load_file(seg_tpg.FILE)
-    layers, skip, changes = seg_tpg.cases()[case]
+    layers, skip, strength, changes = seg_tpg.cases()[case]
     options: Any = {"num_inference_steps": seg_tpg.STEPS, **changes}
     torch.testing.assert_close(  # or else the weights are others than those of the references
         run(small, num_inference_steps=seg_tpg.STEPS), found["plain"], atol=1e-5, rtol=1e-5
     )
-    ours = run(small, STG(layers, seg_tpg.SCALE, skip, seed=seg_tpg.SEED), **options)
+    ours = run(
+        small, STG(layers, seg_tpg.SCALE, skip, seed=seg_tpg.SEED, strength=strength), **options
+    )
     assert_same(ours, found[case], run(small, **options))
 
 
@@ -315,3 +317,11 @@ def test_modular_sdxl_takes_our_guider(layers: Sequence[str], skip: str) -> None
     )
     guider = SkipGuidance(layers=layers, scale=1.3, skip=skip, guidance_scale=4.5)
     assert_same(run(small, STG(list(layers), 1.3, skip), **options), modular(small, guider), plain)
+
+
+def test_pictures_in_the_place_of_texts_have_no_negative_one_without_cfg() -> None:
+    """With CFG it is the picture that is none, of which pipelines make a batch."""
+    small = tiny("StableDiffusionImageVariationPipeline")
+    assert (run(small, NAG(4.0, 1.5, 0.5)) - run(small)).abs().max() > 1e-2
+    with pytest.raises(ValueError, match=r"takes none, and without CFG .* Run it with CFG"):
+        run(small, NAG(4.0, 1.5, 0.5), **small.off)

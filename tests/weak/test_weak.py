@@ -104,7 +104,8 @@ def blur(
     else:
         blurred = cube
         for axis, size in enumerate(grid, 2):
-            matrix = np.stack([convolved(row, sigma) for row in np.eye(size)])
+            ends = in_seg if len(grid) == 3 and grid[0] == 1 < size else convolved
+            matrix = np.stack([ends(row, sigma) for row in np.eye(size)])
             blurred = np.moveaxis(np.tensordot(matrix, blurred, (0, axis)), 0, axis)
     query = query.clone()
     query[:, :, start : start + math.prod(grid)] = (
@@ -118,6 +119,14 @@ def convolved(row: np.ndarray, sigma: float) -> np.ndarray:
     reach = math.ceil(9 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     return np.convolve(np.pad(row, reach, mode="symmetric"), kernel / kernel.sum(), mode="valid")
+
+
+def in_seg(row: np.ndarray, sigma: float) -> np.ndarray:
+    """As the code of SEG does: cut off at 3 sigma or half a row, mirrored without the end."""
+    width = min(math.ceil(6 * sigma) // 2 * 2 + 1, len(row) // 2 * 2 + 1)
+    kernel = np.exp(-0.5 * ((np.arange(width) - width // 2) / sigma) ** 2)
+    padded = np.pad(row, width // 2, mode="reflect")
+    return np.convolve(padded, kernel / kernel.sum(), mode="valid")
 
 
 def frames(
@@ -139,7 +148,15 @@ def frames(
     return map_of(query, key, whole) @ value
 
 
-BY_HAND = {"soft": soft, "blur": blur, "frames": frames}
+def tokens(
+    _: None, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, lie: Any
+) -> Tensor:
+    """As frames of one token each."""
+    start, grid = lie
+    return frames(None, query, key, value, mask, (start, (math.prod(grid),)))
+
+
+BY_HAND = {"soft": soft, "blur": blur, "frames": frames, "tokens": tokens}
 
 
 def lie_of(name: str, path: str, tokens: int) -> tuple[int, tuple[int, ...]]:
@@ -236,6 +253,7 @@ SEEN = {
     ],
     "blur": [*JOINT, "LattePipeline", "OpenSoraPipeline", *UNET],
     "frames": [name for name in JOINT if VIDEOS[name][0][0] > 1],
+    "tokens": [name for name in JOINT if VIDEOS[name][1]],
 }
 
 
@@ -252,7 +270,7 @@ SEEN = {
 def test_changed_attention_is_that_of_matrices(
     skip: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strength = {"soft": 0.3, "blur": 0.8, "frames": None}[skip]
+    strength = {"soft": 0.3, "blur": 0.8}.get(skip)
     term = STG({**UNET, **DUAL}.get(name, [1, 2]), 1.3, skip, strength=strength)
     both(name, term, monkeypatch, weakened(name, skip, strength))
 
@@ -260,7 +278,10 @@ def test_changed_attention_is_that_of_matrices(
 @pytest.mark.parametrize("text", ["", "before", "after"])
 @pytest.mark.parametrize("shape", [(), (1, 1, -1), (2, 1, 1, -1), (2, 3, -1, -1), (-1, -1)])
 @pytest.mark.parametrize("additive", [False, True])
-def test_frames_under_any_mask(text: str, shape: tuple[int, ...], additive: bool) -> None:
+@pytest.mark.parametrize("skip", ["frames", "tokens"])
+def test_frames_and_tokens_under_any_mask(
+    skip: str, text: str, shape: tuple[int, ...], additive: bool
+) -> None:
     """No model of the tests masks a token of the video, or one frame otherwise than another."""
     torch.manual_seed(0)
     moment = step_context.StepContext("bcthw", {})
@@ -270,10 +291,10 @@ def test_frames_under_any_mask(text: str, shape: tuple[int, ...], additive: bool
     mask = torch.randn([tokens if size < 0 else size for size in shape]) if shape else None
     if mask is not None and not additive:
         mask = (mask > -1) | torch.eye(tokens, dtype=torch.bool)[: mask.shape[-2]]
-    ours = weak_attention.ATTENTION_EDITS["frames"](
+    ours = weak_attention.ATTENTION_EDITS[skip](
         {**call, "attn_mask": mask}, weak_attention.AttentionView(moment, None, text), None
     )
-    theirs = frames(
+    theirs = BY_HAND[skip](
         None,
         call["query"],
         call["key"],
@@ -303,6 +324,15 @@ def test_gaussian_is_a_convolution_that_keeps_the_mean(n: int, sigma: float) -> 
     )
     np.testing.assert_allclose(ours.sum(0), np.ones(n), atol=1e-12)
     np.testing.assert_allclose(ours, ours.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5, 40.0])
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_the_gaussian_of_a_picture_is_that_of_segs_code(n: int, sigma: float) -> None:
+    ours = step_context.picture_blur_matrix(n, sigma).numpy()
+    theirs = np.stack([in_seg(row, sigma) for row in np.eye(n)]).T
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    np.testing.assert_allclose(ours.sum(1), np.ones(n), atol=1e-12)
 
 
 def test_a_growing_sigma_ends_at_the_mean() -> None:
@@ -691,6 +721,11 @@ REFUSED: list[tuple[str, Callable[[], STG], str]] = [
         "'frames': it makes images, which are one frame",
     ),
     (
+        "WanPipeline",
+        lambda: STG([1], skip="tokens"),
+        "'tokens': its self-attention sees no text, so that this is skip=\"attention\"",
+    ),
+    (
         "SanaWMPipeline",
         lambda: STG([1], skip="blur"),
         r"\(residual, shuffle\), but got 'blur': its attention",
@@ -704,7 +739,7 @@ REFUSED: list[tuple[str, Callable[[], STG], str]] = [
     (
         "MochiPipeline",
         lambda: STG([1], skip="polish"),
-        "one of residual, attention, soft, blur, frames, shuffle, but",
+        "one of residual, attention, soft, blur, frames, tokens, shuffle, but",
     ),
     (
         "MochiPipeline",

@@ -7,6 +7,7 @@ attention   the map of the self-attention is the identity              STG-A, Eq
 soft        that map goes a part of the way towards the identity       SoftPAG, 2506.10978
 blur        queries are blurred over the video's grid                  SEG, 2408.00760
 frames      a token of the video sees its own frame and the text only  CAG, 2506.17220
+tokens      a token of the video sees itself and the text only         PAG for SD3, 2403.17377
 shuffle     the block sees the video's tokens in another order         TPG, 2506.10036
 """
 
@@ -62,6 +63,11 @@ PERTURBATIONS = {
         "each token of the video sees its own frame and the text only",
         "CAG, arXiv 2506.17220", ("attention", "softmax", "grid", "time", "joint"),
     ),
+    "tokens": Perturbation(
+        "each token of the video sees itself and the text only",
+        "PAG for SD3, diffusers' PAGJointAttnProcessor2_0; arXiv 2403.17377",
+        ("attention", "softmax", "grid", "text"),
+    ),
     "shuffle": Perturbation(
         "the block sees the tokens of the video in another order", "TPG, arXiv 2506.10036",
         uses_seed=True,
@@ -76,6 +82,7 @@ MISSING_TRAIT_REASONS = {
     "attention": "its attention has no map that could be another one",
     "softmax": "its attention is linear, without queries that a softmax compares with keys",
     "grid": "its tokens are not those of one grid of frames, rows and columns",
+    "text": 'its self-attention sees no text, so that this is skip="attention"',
     "time": "it makes images, which are one frame",
     "joint": (
         'it attends within a frame and along time in turn; what cuts time there is skip="attention"'

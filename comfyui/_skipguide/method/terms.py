@@ -61,7 +61,8 @@ class STG:
             nothing.
         skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of
             its self-attention is the identity over all tokens (Eq. 17, STG-A); or another way:
-            "soft", "blur", "frames", "shuffle" (skipguide.method.perturbations lists them).
+            "soft", "blur", "frames", "tokens", "shuffle" (skipguide.method.perturbations has
+            them).
         axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
         start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
         audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as

@@ -99,7 +99,7 @@ def build_items(
     unique = _each_once(found)
     if len(unique) < len(found):
         twice = (
-            f"{len(found) - len(unique)} of {len(found)} videos are asked for more than once (the"
+            f"{len(found) - len(unique)} of {len(found)} are asked for more than once (the"
             " same prompt, settings and seed); each is made once."
         )
         note = " ".join(filter(None, [note, twice]))
@@ -261,7 +261,7 @@ def refuse_others(different: Sequence[tuple[Path, Sequence[str]]], all_files: in
     others = f" and {len(different) - 1} more" if different[1:] else ""
     more = f" and {len(changes) - 2} more" if changes[2:] else ""
     raise ValueError(
-        f"the output must be new files, or videos that would be made again, but {path}{others} of"
+        f"the output must be new files, or those that would be made again, but {path}{others} of"
         f" {all_files} {'are' if others else 'is'} neither: {', '.join(changes[:2])}{more}. Pass"
         " --overwrite, or another folder."
     )

@@ -46,11 +46,12 @@ def run_all(
     Raises:
         OSError: if the disk is full or cannot be written.
     """
+    from skipguide.files import clips
     from skipguide.runs.engine import describe_error
 
     progress = _Progress(quiet, len(items))
     found: list[Outcome] = []
-    with progress.display("videos", len(items)):
+    with progress.display(f"{clips.noun(targets)}s", len(items)):
         for item, target in zip(items, targets, strict=True):
             progress.begin(item)
             try:

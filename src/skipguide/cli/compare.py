@@ -107,7 +107,7 @@ def _check_guidance(items: Sequence[Item]) -> None:
 
         raise ValueError(f"compare needs guidance beside CFG, but {describe_cfg_alone(file)}")
     raise ValueError(
-        "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same."
+        "compare needs guidance beside CFG, but got a scale of 0: all would be the same."
         " Leave the scale out."
     )
 
@@ -203,9 +203,11 @@ class _Comparison:
         """Make all that is not there."""
         if self.several:
             return batch_run.run_all(self.items, self.targets, self._make, quiet)
+        from skipguide.files import clips
+
         found = []
         for number, (item, target) in enumerate(zip(self.items, self.targets, strict=True), 1):
-            title = f"video {number}/{len(self.items)}"
+            title = f"{clips.noun([target])} {number}/{len(self.items)}"
             state, _ = self._make(item, target, None, title)
             found.append(Outcome(item, target, state))
         return found

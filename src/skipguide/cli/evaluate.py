@@ -233,7 +233,9 @@ def _keep_partial(result: Result, out: Path) -> None:
     path = out.with_stem(f"{out.stem}.partial")
     count = sum(map(len, result.readings.sizes.values()))
     result.save(path)
-    typer.echo(f"the numbers of the {count} videos read so far are in {path}.", err=True)
+    typer.echo(
+        f"the numbers of the {count} {result.readings.noun}s read so far are in {path}.", err=True
+    )
 
 
 @contextlib.contextmanager
@@ -272,7 +274,7 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
 
         def note(name: str) -> None:
             bar.advance(task)
-            bar.update(task, description=f"{bar.tasks[0].completed:.0f} videos read, now {name}")
+            bar.update(task, description=f"{bar.tasks[0].completed:.0f} read, now {name}")
 
         yield note
 

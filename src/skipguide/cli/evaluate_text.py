@@ -73,7 +73,7 @@ def result_lines(found: Titled, theirs: Mapping[str, float], command: Command) -
 def _folder_rows(result: Result) -> list[tuple[str, ...]]:
     """Return a row for each metric."""
     rows: list[tuple[str, ...]] = [
-        ("metric", "value", "95 % interval", "videos", "reference", "better")
+        ("metric", "value", "95 % interval", f"{result.readings.noun}s", "reference", "better")
     ]
     for row in result.rows:
         reference = "" if row.reference is None else str(row.reference)
@@ -90,7 +90,11 @@ def _run_rows(found: Titled) -> list[tuple[str, ...]]:
     better = {row.metric: row.better for _, result in found for row in result.rows}
     usual = {title: _usual_count(result) for title, result in found}
     scores = any(result.quality_score is not None for _, result in found)
-    heading = ["setting", "videos", *(name + _ARROWS[way] for name, way in better.items())]
+    heading = [
+        "setting",
+        f"{_noun(found)}s",
+        *(name + _ARROWS[way] for name, way in better.items()),
+    ]
     rows = [(*heading, *(["quality score ^"] if scores else []))]
     for title, result in found:
         by_name = {row.metric: row for row in result.rows}
@@ -100,6 +104,11 @@ def _run_rows(found: Titled) -> list[tuple[str, ...]]:
             cells.append("-" if score is None else f"{score:.5g}")
         rows.append((title, str(usual[title]), *cells))
     return rows
+
+
+def _noun(found: Titled) -> str:
+    """Return what was measured, in a word."""
+    return found[0][1].readings.noun if found else "video"
 
 
 def _usual_count(result: Result) -> int:
@@ -123,7 +132,10 @@ def _remarks(found: Titled) -> Iterator[Line]:
     if found[0][0]:
         references = {row.reference for _, result in found for row in result.rows} - {None}
         if references:
-            yield "", f"reference: {', '.join(map(str, sorted(references, key=str)))} videos"
+            yield (
+                "",
+                f"reference: {', '.join(map(str, sorted(references, key=str)))} {_noun(found)}s",
+            )
         if any(row.low is not None for _, result in found for row in result.rows):
             yield "", "in brackets 95 % intervals; ^ more is better, v less is better"
     for text, names in _by_text(found, _warnings).items():

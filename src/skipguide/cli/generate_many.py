@@ -73,12 +73,14 @@ def generate_many(
         return "made", _make_one(pipe, item, _or_raise(complete, item), weights, pictures, target,
                                  on_step)  # fmt: skip
 
+    from skipguide.files import clips
+
     outcomes = batch_run.run_all(items, targets, make, as_json)
     payload = {
         "folder": str(folder),
         "videos": [batch_run.outcome_payload(outcome) for outcome in outcomes],
     }
-    said = batch_run.describe_outcomes(outcomes, "video", f" in {folder}")
+    said = batch_run.describe_outcomes(outcomes, clips.noun(targets), f" in {folder}")
     records = [outcome.payload["record"] for outcome in outcomes if outcome.state == "made"]
     lines = [said, *format_costs(records), *format_several(records)]
     console.print_result("\n".join(lines), payload, as_json)

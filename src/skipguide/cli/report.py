@@ -60,7 +60,7 @@ def report(
     folder = folder if folder.name else folder.resolve()  # "." has no name of its own
     with Run.open(run) as found:
         written = report.write_report(found, folder, overwrite)
-    text = f"{written['page']}: {written['clips']} videos, {written['bytes'] / 1e6:.1f} MB"
+    text = f"{written['page']}: {written['clips']} clips, {written['bytes'] / 1e6:.1f} MB"
     console.print_result(text, written, as_json)
 
 
@@ -74,5 +74,5 @@ def _write_zip(
     with Run.open(run) as found:
         written = report_zip.write_zip(found, file, overwrite, with_names)
     votes = f", {written['votes']} votes" if written["votes"] else ""
-    text = f"{file}: {written['clips']} videos{votes}, {written['bytes'] / 1e6:.1f} MB"
+    text = f"{file}: {written['clips']} clips{votes}, {written['bytes'] / 1e6:.1f} MB"
     console.print_result(text, written, as_json)

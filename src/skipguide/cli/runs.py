@@ -228,7 +228,7 @@ def _run_lines(run: Run, rows: Sequence[PlainData], failed: Sequence[Clip]) -> I
 def _format_interval(metric: PlainData) -> str:
     known = metric["low"] is not None and metric["high"] is not None
     interval = f"{metric['low']:.4g} to {metric['high']:.4g}" if known else "no interval"
-    return f"{_format_number(metric['value'])} ({interval}, {metric['videos']} videos)"
+    return f"{_format_number(metric['value'])} ({interval}, {metric['videos']} clips)"
 
 
 def _format_number(value: float | None) -> str:

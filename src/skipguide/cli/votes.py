@@ -34,7 +34,7 @@ def show_(folder: RunFolder, as_json: Json = False) -> None:
         console.print_result("", told, as_json)
         return
     cells = [
-        ("rater", "pairs", "rated videos", "votes", "median s", "newest vote", "changed", "checks"),
+        ("rater", "pairs", "rated clips", "votes", "median s", "newest vote", "changed", "checks"),
         *map(_cells, rows),
     ]
     print_lines([("bold" if i == 0 else "", line) for i, line in enumerate(align_columns(cells))])

@@ -311,6 +311,7 @@ class Family:
             "attention": all(stack.attention for stack in self.stacks.values()),
             "softmax": not self.linear_attention,
             "grid": bool(self.latent_layout),
+            "text": bool(self.text_position),
             "time": self.makes == "video",
             "joint": not self.axes,
         }

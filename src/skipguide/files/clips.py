@@ -5,7 +5,7 @@ Each carries the record of how it was made, and has the same record beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +19,12 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 VIDEO = ".mp4"
 SUFFIXES = (VIDEO, *picture.FORMATS)
 MEDIA_TYPES = {VIDEO: "video/mp4", ".png": "image/png", ".webp": "image/webp"}
+
+
+def noun(paths: Iterable[Path]) -> str:
+    """Return "picture" if all files are pictures by their suffixes, and "video" otherwise."""
+    found = list(paths)
+    return "picture" if found and all(map(is_picture, found)) else "video"
 
 
 def write(

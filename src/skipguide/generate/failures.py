@@ -28,19 +28,36 @@ def explain(error: BaseException, model: str, settings: GenerationSettings) -> V
     """
     if is_out_of_memory(error):
         return ValueError(
-            f"memory must be enough for a video of {_size(settings)}, but it ran out"
-            f" ({first_line(error)[:200]}). Take --offload model or group, --vae-tiling, a smaller"
-            " --height and --width, or fewer --num-frames."
+            f"memory must be enough for a {settings.noun} of {_size(settings)}, but it ran out"
+            f" ({first_line(error)[:200]}). Take --offload model or group, --vae-tiling,"
+            f" {_smaller(settings)}."
         )
     if type(error) is RuntimeError and _SHAPES.search(str(error)):
         return ValueError(
-            f"height x width x num_frames must be a size that {model} can run, but"
-            f" {_size(settings)} failed ({first_line(error)[:200]}). Choose another size with"
-            " --height, --width or --num-frames."
+            f"{_sides(settings)} must be a size that {model} can run, but {_size(settings)} failed"
+            f" ({first_line(error)[:200]}). Choose another size with {_options(settings)}."
         )
     return None
 
 
+def _smaller(settings: GenerationSettings) -> str:
+    if settings.makes_picture:
+        return "or a smaller --height and --width"
+    return "a smaller --height and --width, or fewer --num-frames"
+
+
+def _sides(settings: GenerationSettings) -> str:
+    return "height x width" if settings.makes_picture else "height x width x num_frames"
+
+
+def _options(settings: GenerationSettings) -> str:
+    if settings.makes_picture:
+        return "--height or --width"
+    return "--height, --width or --num-frames"
+
+
 def _size(settings: GenerationSettings) -> str:
-    numbers = (settings.height, settings.width, settings.num_frames)
+    numbers = [settings.height, settings.width]
+    if not settings.makes_picture:
+        numbers.append(settings.num_frames)
     return " x ".join("the model's own" if number is None else str(number) for number in numbers)

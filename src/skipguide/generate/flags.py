@@ -53,6 +53,7 @@ Terms = Annotated[
     tuple[Parts, ...] | None, BeforeValidator(lambda value: parsing.parse_list(value, "layers"))
 ]
 Mask = Annotated[str | Parts | None, Field()]
+Skip = Literal["residual", "attention", "soft", "blur", "frames", "tokens", "shuffle"]
 Bins = Annotated[tuple[Parts, ...] | str | None, BeforeValidator(_parse_bins)]
 Every = Annotated[int | float | str | None, BeforeValidator(parsing.parse_every)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -123,11 +124,11 @@ class GuidanceFlags(BaseModel):
         gt=0,
         lt=1,
     )
-    skip: Literal["residual", "attention", "soft", "blur", "frames", "shuffle"] | None = _field(
+    skip: Skip | None = _field(
         f"one of {', '.join(perturbations.PERTURBATIONS)}",
         "What is done to the layers. residual: the block returns its input. attention: its map is"
         " the identity; soft: a part of the way there. blur: queries are blurred. frames: each sees"
-        " itself alone. shuffle: tokens change places.",
+        " itself alone. tokens: each sees itself and the text. shuffle: they change places.",
     )
     strength: float | None = _field(
         "a finite number above 0",

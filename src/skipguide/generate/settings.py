@@ -181,8 +181,8 @@ class GenerationSettings(ModelSettings):
                 )
         if self.prompt is None and self.image is None:
             raise ValueError(
-                "a video needs a prompt, an image or both, but got neither. Set them with PROMPT"
-                " and --image, or as prompt and image in the config file."
+                "a prompt, an image or both are needed, but got neither. Set them with PROMPT and"
+                " --image, or as prompt and image in the config file."
             )
         if (
             (self.min_guidance_scale or 0) > 1

@@ -176,8 +176,8 @@ def _score_set(
     fewest = min(map(len, names))
     if fewest < asked.row.fewest_videos:
         raise ValueError(
-            f"{asked.label} needs at least {asked.row.fewest_videos} videos a set, but got"
-            f" {fewest}. Add videos."
+            f"{asked.label} needs at least {asked.row.fewest_videos} {readings.noun}s a set, but"
+            f" got {fewest}. Add {readings.noun}s."
         )
     sets = [
         readings.stack(side, asked.kind, chosen) for side, chosen in zip(sides, names, strict=True)
@@ -196,7 +196,7 @@ def _score_set(
     reference = len(names[1]) if len(names) > 1 else None
     warnings = [
         *_warnings(readings, asked, sets, names),
-        *_no_interval_warning(estimate, names, jackknife.MIN_GROUPS),
+        *_no_interval_warning(estimate, names, jackknife.MIN_GROUPS, readings.noun),
     ]
     return ResultRow.from_estimate(
         asked, estimate, reference, warnings, _split_summary(asked, sets[0]), without
@@ -241,19 +241,21 @@ def _prompt_labels(names: Sequence[str]) -> list[str]:
     return list(names) if len(set(found)) == 1 else found
 
 
-_RENAME = (
-    ". If the number after the hyphen in a name does not count the videos of a prompt, rename the"
-    " videos"
-)
+def _rename_hint(noun: str) -> str:
+    return (
+        f". If the number after the hyphen in a name does not count the {noun}s of a prompt, rename"
+        f" the {noun}s"
+    )
 
 
 def _no_interval_warning(
-    estimate: Estimate, sets: Sequence[Sequence[str]], needed: int
+    estimate: Estimate, sets: Sequence[Sequence[str]], needed: int, noun: str
 ) -> list[str]:
     """Say why there is no interval, and what to do where names may be to blame.
 
     Args:
         needed: how many prompts have an interval.
+        noun: what was measured, in a word.
     """
     if estimate.reason is None:
         return []
@@ -263,8 +265,8 @@ def _no_interval_warning(
         if count < needed <= len(names):
             are = "1 prompt" if count == 1 else f"{count} prompts"
             found.append(
-                f"the {len(names)} {side} videos are of {are}, and videos of one prompt are similar"
-                + ("" if all(map(is_run_name, names)) else _RENAME)
+                f"the {len(names)} {side} {noun}s are of {are}, and {noun}s of one prompt are"
+                " similar" + ("" if all(map(is_run_name, names)) else _rename_hint(noun))
             )
     return found
 
@@ -307,14 +309,14 @@ def _warnings(
         count, (rows, width) = len(chosen), vectors.shape
         if count < asked.row.enough_videos:
             found.append(
-                f"{count} {side} videos are few: below {asked.row.enough_videos}, the value depends"
-                " on their number"
+                f"{count} {side} {readings.noun}s are few: below {asked.row.enough_videos}, the"
+                " value depends on their number"
             )
         if asked.metric in ("fvd", "fad", "fid") and rows <= width:
             what = f"the {rows} windows of {count}" if asked.row.sound else str(count)
             found.append(
-                f"{what} {side} videos are too few for a covariance of {width} features with full"
-                " rank"
+                f"{what} {side} {readings.noun}s are too few for a covariance of {width} features"
+                " with full rank"
             )
     if asked.row.sound:  # which has neither a size nor frames
         return found
@@ -331,13 +333,14 @@ def _size_warnings(readings: Readings, sets: int) -> list[str]:
     found = []
     if len(sizes[1]) > 1:
         found.append(
-            f"the reference has videos of {len(sizes[1])} sizes, all resized by the extractor"
+            f"the reference has {readings.noun}s of {len(sizes[1])} sizes, all resized by the"
+            " extractor"
         )
     usual = [_format_size(counts.most_common(1)[0][0]) for counts in sizes if counts]
     if len(set(usual)) > 1:
         found.append(
-            f"the generated videos are {usual[0]}, the reference {usual[1]}, both resized by the"
-            " extractor"
+            f"the generated {readings.noun}s are {usual[0]}, the reference {usual[1]}, both resized"
+            " by the extractor"
         )
     return found
 
@@ -391,8 +394,8 @@ def _score_videos(readings: Readings, asked: MetricRequest) -> ResultRow:
     rows = readings.values.get(asked.metric, {})
     if not rows:
         raise ValueError(
-            f"{asked.label} needs at least 1 video that can be measured, but got none. Check why"
-            " they were skipped."
+            f"{asked.label} needs at least 1 {readings.noun} that can be measured, but got none."
+            " Check why they were skipped."
         )
     names = sorted(rows)
     values = torch.tensor([rows[name] for name in names], dtype=torch.float64)
@@ -404,7 +407,7 @@ def _score_videos(readings: Readings, asked: MetricRequest) -> ResultRow:
     )
     warnings = [
         *_missing_rate_warning(readings, asked, names),
-        *_no_interval_warning(estimate, [names], intervals.MIN_CLUSTERS),
+        *_no_interval_warning(estimate, [names], intervals.MIN_CLUSTERS, readings.noun),
     ]
     return ResultRow.from_estimate(asked, estimate, warnings=warnings)
 

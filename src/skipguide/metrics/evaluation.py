@@ -113,7 +113,8 @@ def evaluate_run(
     settings = [(setting, sources) for setting, sources in settings if sources]
     if not run.clips("done"):
         raise ValueError(
-            f"a run must have videos, but {run.folder} has none yet. Run the sweep first."
+            f"a run must have videos or pictures, but {run.folder} has none yet. Run the sweep"
+            " first."
         )
     options = dataclasses.replace(options, pictures=_makes_pictures(run))
     kind = "image" if options.pictures else "video"

@@ -43,6 +43,12 @@ class Readings:
     # side -> video -> what a player would show otherwise, in words
     notes: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
+    @property
+    def noun(self) -> str:
+        """What was read, in a word: "picture" if all are of one frame, or else "video"."""
+        frames = {size[0] for of_side in self.sizes.values() for size in of_side.values()}
+        return "picture" if frames == {1} else "video"
+
     def add_vectors(self, side: str, kind: str, names: Sequence[str], rows: Tensor) -> None:
         """Add the features or probabilities `(B, D)` of B videos."""
         self.vectors.setdefault(f"{side}/{kind}", {}).update(

@@ -28,8 +28,8 @@ def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int
             chosen = str(getattr(backend, "value", backend or "native"))
             if "native" not in chosen:
                 raise ValueError(
-                    '"soft", "blur", "frames" and heads of a layer need attention by torch itself,'
-                    f' but that of "{sites[k].address}" is by {chosen}. Call'
+                    '"soft", "blur", "frames", "tokens" and heads of a layer need attention by'
+                    f' torch itself, but that of "{sites[k].address}" is by {chosen}. Call'
                     ' .set_attention_backend("native"), or use another skip.'
                 )
 

@@ -44,6 +44,11 @@ def find_inputs(
     assert frame is not None
     known = frame.f_code.co_varnames  # HunyuanImage's refiner has no second text
     variables: ReadOnlyInputs = {n: frame.f_locals.get(n) for n in row.encoded if n in known}
+    if not variables:
+        raise ValueError(
+            f"NAG needs a negative prompt, but a {type(pipe).__name__} takes none, and without CFG"
+            " there is nothing in its place. Run it with CFG, or leave NAG out."
+        )
     if any(value is None for value in variables.values()):
         variables = _encode(pipe, row, frame)
     if row.finish is not None:

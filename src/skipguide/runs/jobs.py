@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from skipguide.files.text import format_count
 from skipguide.generate.flags import from_guidance
 from skipguide.generate.record import hash_file, upgrade_settings
 from skipguide.generate.settings import GenerationSettings
@@ -291,7 +292,8 @@ def _claim_setting_name(
         if made:
             raise ValueError(
                 f"a setting must keep its parameters within a run, but {name!r} was"
-                f" {_describe_changes(holder, content)}, and {made} videos were made with it."
+                f" {_describe_changes(holder, content)}, and {format_count(made, 'clip')} of it"
+                " were made."
                 " Give the new one another name, as in --setting 'NAME steps=20' or name: NAME in"
                 " the plan, or choose another folder with --out."
             )

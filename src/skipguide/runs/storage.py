@@ -13,6 +13,7 @@ from pathlib import Path
 
 from skipguide.files import folders
 from skipguide.files.atomic import DISK_FULL_ERRORS
+from skipguide.files.text import format_count
 from skipguide.generate.record import hash_file
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import ledger
@@ -337,8 +338,10 @@ def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bo
     needed = sum(round(_estimate_bytes(one, latents)) for one in wanted) + 16_384 * len(wanted)
     free = folders.free_bytes(folder)
     if needed and free < needed + _RESERVE:
+        nouns = {one.noun for one in wanted}
         raise OSError(
-            f"the disk must have room for {len(wanted)} videos, about"
+            "the disk must have room for"
+            f" {format_count(len(wanted), nouns.pop() if len(nouns) == 1 else 'clip')}, about"
             f" {(needed + _RESERVE) / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB. Free some"
             " space, or choose a folder on another disk with --out."
         )

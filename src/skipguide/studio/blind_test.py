@@ -107,8 +107,11 @@ def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
     """
     found = find_tasks(clips, kind, settings, rater)
     if not found:
+        noun = "picture" if any(clip.is_picture for clip in clips) else "video"
         needed = (
-            "a finished video" if kind == "rating" else "two finished videos of one prompt and seed"
+            f"a finished {noun}"
+            if kind == "rating"
+            else f"two finished {noun}s of one prompt and seed"
         )
         raise ValueError(
             f"a test needs {needed} of the settings in its link, but the run has none. Ask for"

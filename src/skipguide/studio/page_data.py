@@ -22,7 +22,7 @@ FORMAT = 1
 _COST_DESCRIPTIONS = {
     "passes_per_step": "Passes of the denoiser per step; plain CFG is 2, no CFG 1",
     "seconds_per_step": "Seconds per step",
-    "seconds": "Seconds per video",
+    "seconds": "Seconds per clip",
 }
 
 
@@ -119,7 +119,7 @@ def _video_measures(clips: Sequence[Clip]) -> Iterator[PlainData]:
         for name, value in _finite_metrics(clip).items():
             found.setdefault(name, []).append((clip, value))
     for name in sorted(found):
-        what = f"{_describe_metric(name)}, mean over the videos"
+        what = f"{_describe_metric(name)}, mean over the clips"
         values = _setting_means(found[name])
         yield _build_measure("video", name, what, _better_direction(name), values)
 
@@ -132,7 +132,7 @@ def _set_measures(run: Run) -> Iterator[PlainData]:
             found.setdefault(metric.name, {})[metric.setting] = value
     for name, values in sorted(found.items(), key=lambda pair: _place_in_catalog(pair[0])):
         yield _build_measure(
-            "set", name, f"{_describe_metric(name)}, of all videos", _better_direction(name), values
+            "set", name, f"{_describe_metric(name)}, of all clips", _better_direction(name), values
         )
 
 

@@ -43,7 +43,8 @@ def plan_study(
     chosen = _find_settings(run, settings)
     every = blind_test.find_tasks(run.clips("done"), kind, chosen, "")
     if not every:
-        needs = "two finished videos of one prompt and seed" if kind == "pair" else "a video"
+        noun = "picture" if any(clip.is_picture for clip in run.clips("done")) else "video"
+        needs = f"two finished {noun}s of one prompt and seed" if kind == "pair" else f"a {noun}"
         raise ValueError(f"a study needs {needs} of its settings, but {run.folder} has none.")
     tasks = min(len(every), MOST_TASKS) if tasks is None else tasks
     if not 1 <= tasks <= min(len(every), MOST_TASKS):

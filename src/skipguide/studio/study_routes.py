@@ -297,8 +297,8 @@ def _check_time(task: Task, passed: float) -> None:
     if 0 <= passed < least:
         raise HTTPException(
             425,
-            f"an answer must come after the videos were seen, which takes {task.seconds:.1f} s, but"
-            f" came {passed:.1f} s after they were given. Watch them to the end.",
+            f"an answer must come after what is shown was seen, which takes {task.seconds:.1f} s,"
+            f" but came {passed:.1f} s after it was given. Look at it to the end.",
         )
 
 

@@ -26,7 +26,7 @@ from skipguide.tuning.events import (
     TuneEvent,
     TuneResult,
 )
-from skipguide.tuning.objective.objective import Objective
+from skipguide.tuning.objective.objective import Objective, ObjectiveSpec
 from skipguide.tuning.objective.scores import ScoreTable
 from skipguide.tuning.options import TuneOptions, check_images, keep_options
 from skipguide.tuning.plan import budget
@@ -69,7 +69,7 @@ class Tuning:
     ):  # fmt: skip
         self.options, self.folder, self.command = options, folder, command
         check_images(options)
-        self.objective = Objective(options.objective)
+        self.objective = Objective(_of_what_is_made(options))
         self.notes = [*options.notes(), *self.objective.check()]
         self.sampler = Sampler(folder, options, engine, retry_failed)
         self.board = Board(folder, options, self.objective.label)
@@ -410,3 +410,16 @@ def _scanned(layer_map: LayerMap, cell: Cell) -> Scanned:
     """Return a cell of the map with its cost."""
     costs = dict(zip(layer_map.cells, layer_map.costs, strict=True))
     return Scanned(cell, float(costs[cell]))
+
+
+def _of_what_is_made(options: TuneOptions) -> ObjectiveSpec:
+    """Return the objective, told whether the model makes pictures, as its index says."""
+    from skipguide.generate import preflight
+    from skipguide.models.settings import ModelSettings
+
+    spec, base = options.objective, options.common.get("base_model")
+    model = ModelSettings.model_construct(model=options.model, base_model=base)
+    if preflight.find_makes(model) != "image":
+        return spec
+    measured = dataclasses.replace(spec.options, pictures=True)
+    return dataclasses.replace(spec, options=measured)

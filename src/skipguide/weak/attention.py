@@ -1,5 +1,5 @@
 """Change a self-attention where torch multiplies queries and keys: a softened map, blurred queries,
-frames that do not see each other.
+frames or tokens that do not see each other.
 
 The real attention module runs, norms and rotary embeddings included, but its call of torch's
 `scaled_dot_product_attention` is intercepted and given other queries, another mask, or another
@@ -17,14 +17,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from skipguide.method import perturbations
-from skipguide.method.protocols import Inputs
-from skipguide.weak import context_parallel, patching, token_grid
+from skipguide.weak import context_parallel, isolated, patching, token_grid
+from skipguide.weak.isolated import SDPA, SDPACall
 from skipguide.weak.step_context import StepContext
 
 Tensor = torch.Tensor
-SDPACall = Inputs  # arguments of scaled_dot_product_attention, by name
-# Kept from the import on: a function that somebody puts in its place later is not intercepted.
-_SDPA = torch.nn.functional.scaled_dot_product_attention
+
+
+_INFINITE_BLUR = 9999.0  # a larger sigma is an infinite one, as in SEG's code
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -69,9 +69,9 @@ class AttentionView:
         ):
             known = "is not known" if grid is None else f"is {' x '.join(map(str, grid))}"
             raise ValueError(
-                "this skip needs a video whose tokens lie on one grid, but an attention of this"
-                f" run sees {tokens} tokens, and the grid {known} (conditions that stand beside the"
-                ' video are not on it). Use skip="residual", "attention", "soft" or "shuffle".'
+                "this skip needs a video or image whose tokens lie on one grid, but an attention of"
+                f" this run sees {tokens} tokens, and the grid {known} (conditions beside it are"
+                ' not on it). Use skip="residual", "attention", "soft" or "shuffle".'
             )
         return tokens - count if self.text_position == "before" else 0, grid
 
@@ -163,7 +163,7 @@ class InterceptSDPA(TorchFunctionMode):
         self.edit, self.calls = edit, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not _SDPA:
+        if func is not SDPA:
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -174,7 +174,7 @@ def _edit_heads(edit: AttentionEdit, heads: Sequence[int]) -> AttentionEdit:
     """Return an edit of some heads; what the others return is that of the real attention."""
 
     def edit_some(call: SDPACall, view: AttentionView, strength: float | None) -> Tensor:
-        output = _SDPA(**call)  # (B, heads, N, width)
+        output = SDPA(**call)  # (B, heads, N, width)
         edited = edit(_select_heads(call, heads), view, strength)
         for n, head in enumerate(heads):  # not by a list of them, which would go to the device
             output[..., head, :, :] = edited[..., n, :, :]
@@ -205,7 +205,7 @@ def _keep_values(call: SDPACall, view: AttentionView, _: float | None) -> Tensor
 def _soften_map(call: SDPACall, view: AttentionView, strength: float | None) -> Tensor:
     """Return ((1 - a) A + a I) V = (1 - a) A V + a V for the map A and the strength a."""
     assert strength is not None
-    value, output = call["value"], _SDPA(**call)
+    value, output = call["value"], SDPA(**call)
     if value.shape[-3] != output.shape[-3]:  # several heads of queries for one of values
         value = value.repeat_interleave(output.shape[-3] // value.shape[-3], -3)
     return output.lerp(value, strength)
@@ -217,92 +217,45 @@ def _blur_queries(call: SDPACall, view: AttentionView, sigma: float | None) -> T
     start, grid = view.video_tokens(query.shape[-2])
     end = start + math.prod(grid)
     video = query[..., start:end, :]
-    if sigma is None:
+    if sigma is None or sigma > _INFINITE_BLUR:
         blurred = video.float().mean(-2, keepdim=True).to(query.dtype).expand_as(video)
     else:
         blurred = _blur_grid(video.float().unflatten(-2, grid), sigma, view.step_context).flatten(
             -1 - len(grid), -2
         )
     parts = [query[..., :start, :], blurred.to(query.dtype), query[..., end:, :]]
-    return _SDPA(**{**call, "query": torch.cat(parts, -2)})
+    return SDPA(**{**call, "query": torch.cat(parts, -2)})
 
 
 def _blur_grid(cube: Tensor, sigma: float, step_context: StepContext) -> Tensor:
     """Blur `(B, heads, *grid, width)` along each dimension of the grid."""
-    # The matrix is symmetric, so it need not be transposed.
     for dim in (dim for dim in range(2, cube.ndim - 1) if cube.shape[dim] > 1):
         cube = (
-            cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device)
+            cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device).mT
         ).movedim(-1, dim)
     return cube
 
 
 def _isolate_frames(call: SDPACall, view: AttentionView, _: float | None) -> Tensor:
-    """Attend from each frame to itself and the text only, as with a mask; the text sees all.
-
-    Frames are put into the batch, so that this is less work than joint attention. (CAG's code sets
-    the entries between frames to zero after the softmax, so that the rest sums to less than 1.)"""
-    query = call["query"]
-    start, grid = view.video_tokens(query.shape[-2])
-    frames, count = grid[0], math.prod(grid)
-    if frames == 1 and not view.audio:
+    """Attend from each frame to itself and the text only."""
+    start, grid = view.video_tokens(call["query"].shape[-2])
+    if grid[0] == 1 and not view.audio:
         raise ValueError(
             'skip="frames" needs a video of several frames in the latents, but this one has one.'
             " Use another skip."
         )
-    video, mask = slice(start, start + count), call.get("attn_mask")
-    own = {name: _split_frames(call[name], video, frames) for name in ("query", "key", "value")}
-    for name in ("key", "value"):
-        text = _remove_video(call[name], video, -2)
-        own[name] = torch.cat([own[name], text.repeat_interleave(frames, 0)], -2)
-    rest = {
-        name: value
-        for name, value in call.items()
-        if name not in ("query", "key", "value", "attn_mask")
-    }
-    output = _SDPA(
-        **own,
-        attn_mask=None if mask is None else _split_mask(mask, video, frames, len(query)),
-        **rest,
-    )
-    output = output.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)
-    if count == query.shape[-2]:
-        return output
-    rows = mask if mask is None or mask.shape[-2] == 1 else _remove_video(mask, video, -2)
-    text = _SDPA(**{**call, "query": _remove_video(query, video, -2), "attn_mask": rows})
-    return torch.cat([text, output] if start else [output, text], -2)
+    return isolated.attend_frames(call, slice(start, start + math.prod(grid)), grid[0])
 
 
-def _split_frames(states: Tensor, video: slice, frames: int) -> Tensor:
-    """Turn `(B, heads, N, width)` into `(B * frames, heads, tokens of a frame, width)`."""
-    return states[..., video, :].unflatten(-2, (frames, -1)).transpose(1, 2).flatten(0, 1)
-
-
-def _remove_video(states: Tensor, video: slice, dim: int) -> Tensor:
-    """Return what is beside the video along a dimension."""
-    size = states.shape[dim]
-    return torch.cat(
-        [states.narrow(dim, 0, video.start), states.narrow(dim, video.stop, size - video.stop)], dim
-    )
-
-
-def _split_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
-    """Return the mask of the keys that a frame sees.
-
-    Its shape is `(B * frames, 1 or heads, 1 or tokens of a frame, tokens of a frame + text)`."""
-    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
-    mask = mask.expand(batch, *mask.shape[1:])
-    if mask.shape[-2] == 1:
-        mask = mask[..., None, :, :].expand(*mask.shape[:2], frames, *mask.shape[2:])
-    else:
-        mask = mask[..., video, :].unflatten(-2, (frames, -1))
-    keys = mask[..., video].unflatten(-1, (frames, -1))  # (B, heads, frames, rows, frames, tokens)
-    own = keys.diagonal(dim1=2, dim2=4).movedim(-1, 2)
-    return torch.cat([own, _remove_video(mask, video, -1)], -1).transpose(1, 2).flatten(0, 1)
+def _isolate_tokens(call: SDPACall, view: AttentionView, _: float | None) -> Tensor:
+    """Attend from each token to itself and the text only."""
+    start, grid = view.video_tokens(call["query"].shape[-2])
+    return isolated.attend_tokens(call, slice(start, start + math.prod(grid)))
 
 
 ATTENTION_EDITS: Mapping[str, AttentionEdit] = {
     "soft": _soften_map, "blur": _blur_queries, "frames": _isolate_frames,
+    "tokens": _isolate_tokens,
 }  # fmt: skip
 # All heads of "attention" together need no queries and no keys: patching.IdentityAttention.
 _EDITS_OF_HEADS = {**ATTENTION_EDITS, "attention": _keep_values}

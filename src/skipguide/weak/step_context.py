@@ -38,7 +38,7 @@ class StepContext:
         self._layout, self._config = layout, config
         # Made once for each size, and permutations anew for each step.
         self._permutations: dict[tuple[int, int, str, torch.device], Tensor] = {}
-        self._blur_matrices: dict[tuple[int, float, torch.device], Tensor] = {}
+        self._blur_matrices: dict[tuple[int, float, bool, torch.device], Tensor] = {}
 
     def begin_step(self, step: int) -> None:
         """Begin a step, by its index; permutations are drawn anew."""
@@ -60,10 +60,14 @@ class StepContext:
         return self._permutations[key]
 
     def blur_matrix(self, n: int, sigma: float, device: torch.device) -> Tensor:
-        """Return gaussian_blur_matrix() in float32 on a device."""
-        key = (n, sigma, device)
+        """Return the matrix that blurs a row of tokens, in float32 on a device.
+
+        It is picture_blur_matrix() where there is one frame, and else gaussian_blur_matrix()."""
+        is_picture = self.grid is not None and self.grid[0] == 1
+        key = (n, sigma, is_picture, device)
         if key not in self._blur_matrices:
-            self._blur_matrices[key] = gaussian_blur_matrix(n, sigma).float().to(device)
+            made = (picture_blur_matrix if is_picture else gaussian_blur_matrix)(n, sigma)
+            self._blur_matrices[key] = made.float().to(device)
         return self._blur_matrices[key]
 
 
@@ -73,16 +77,34 @@ def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
 
     The row is mirrored at its ends, the value at the end included, so that rows and columns of the
     matrix sum to 1. So the mean of the queries stays, as SEG's argument requires, and each query
-    goes towards it as sigma grows. (SEG's code mirrors without repeating the end, and cuts the
-    Gaussian off at 3 sigma; inside of a large picture the difference is 0.3 %.)"""
+    goes towards it as sigma grows."""
     if sigma > 4 * n:  # the Gaussian is flat to the last bit of float64
         return torch.full((n, n), 1 / n, dtype=torch.float64)
-    reach = math.ceil(9 * sigma)
-    offsets = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    offsets = _offsets(math.ceil(9 * sigma))
     # Positions in the row and its mirror image, (n, 2 reach + 1).
     places = (torch.arange(n)[:, None] + offsets) % (2 * n)
-    places = torch.where(places < n, places, 2 * n - 1 - places)
+    return _convolution(torch.where(places < n, places, 2 * n - 1 - places), offsets, sigma)
+
+
+@functools.lru_cache(maxsize=64)
+def picture_blur_matrix(n: int, sigma: float) -> Tensor:
+    """Return the matrix `(n, n)` by which SEG's own code blurs a row of n > 1 values, in float64.
+
+    The Gaussian is cut off at 3 sigma, and at half of the row. The row is mirrored at its ends
+    without the value at the end, so that the mean of the queries does not quite stay."""
+    offsets = _offsets(min(math.ceil(6 * sigma) // 2, n // 2))
+    places = (torch.arange(n)[:, None] + offsets).abs()  # (n, 2 reach + 1)
+    return _convolution(torch.where(places < n, places, 2 * n - 2 - places), offsets, sigma)
+
+
+def _offsets(reach: int) -> Tensor:
+    return torch.arange(-reach, reach + 1)
+
+
+def _convolution(places: Tensor, offsets: Tensor, sigma: float) -> Tensor:
+    """Return the matrix of a sampled Gaussian whose weights for row i are those of `places[i]`."""
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    n = len(places)
     return torch.zeros(n, n, dtype=torch.float64).scatter_add_(
         1, places, (weights / weights.sum()).expand(n, -1)
     )

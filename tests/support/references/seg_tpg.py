@@ -6,7 +6,7 @@ reads pipeline_seg.py (SusungHong/SEG-SDXL at cf8256d) and pipeline_sdxl_tpg.py
 (TaatiTeam/Token-Perturbation-Guidance at 6ee5a2b) in UPSTREAM, and writes seg_tpg.safetensors
 beside this file: the latents of each case, and under "plain" those of diffusers' own pipeline,
 which tell whether the weights are still the same. It prints how far SEG's finite blur is from the
-library's. Attention processors that diffusers has removed
+one that the library has for videos. Attention processors that diffusers has removed
 since are replaced by empty classes, which nothing uses; TPG's orders are the library's, for it
 draws others each time."""
 
@@ -32,17 +32,21 @@ FILE = Path(__file__).with_suffix(".safetensors")
 REMOVED = ("LoRAAttnProcessor2_0", "LoRAXFormersAttnProcessor", "FusedAttnProcessor2_0")
 SEED, SCALE, STEPS = 5, 3.0, 3
 SEG_LAYERS = {"mid": ["mid:0", "mid:1"], "down": ["down:0", "down:1"]}
+SIGMAS = {"": None, " sigma 1": 1.0, " sigma 10": 10.0}  # the last is cut off by the width
 TPG_LAYERS = {"d1": ["down:1"], "d0 d1": ["down:0", "down:1"], "m1 u2": ["mid:1", "up:2"]}
 
 
-def cases() -> dict[str, tuple[list[str], str, dict[str, float]]]:
-    """(layers, skip, options of the call) by the name of the case."""
-    found: dict[str, tuple[list[str], str, dict[str, float]]] = {}
+def cases() -> dict[str, tuple[list[str], str, float | None, dict[str, float]]]:
+    """(layers, skip, its strength, options of the call) by the name of the case."""
+    found: dict[str, tuple[list[str], str, float | None, dict[str, float]]] = {}
     for cfg, options in (("cfg", {}), ("no cfg", {"guidance_scale": 1.0})):
-        for part, layers in SEG_LAYERS.items():
-            found[f"seg {part}, {cfg}"] = (layers, "blur", options)
+        for (part, layers), (finite, sigma) in itertools.product(
+            SEG_LAYERS.items(), SIGMAS.items()
+        ):
+            if sigma is None or part == "down" or cfg == "cfg":
+                found[f"seg {part}{finite}, {cfg}"] = (layers, "blur", sigma, options)
         for names, layers in TPG_LAYERS.items():
-            found[f"tpg {names}, {cfg}"] = (layers, "shuffle", options)
+            found[f"tpg {names}, {cfg}"] = (layers, "shuffle", None, options)
     return found
 
 
@@ -89,12 +93,13 @@ def main(folder: Path) -> None:
     sys.path.insert(0, str(folder))
     small = tiny("StableDiffusionXLPipeline")
     found = {"plain": oracle.run(small, num_inference_steps=STEPS)}
-    for name, (layers, skip, changes) in cases().items():
+    for name, (layers, skip, sigma, changes) in cases().items():
         theirs = Tiny(upstream(name[:3].upper(), small), small.call, {})
         options: Any = {"num_inference_steps": STEPS, **changes}
         if skip == "blur":
             part = name.split()[1].rstrip(",")
             given: Any = dict(seg_scale=SCALE, seg_applied_layers=[part])
+            given |= {} if sigma is None else dict(seg_blur_sigma=sigma)
             found[name] = oracle.run(theirs, **options, **given)
             small.pipe.unet.set_default_attn_processor()
         else:

@@ -12,6 +12,7 @@ from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
+from PIL import Image
 
 from support.tiny.base import Tiny, config, denoiser, matter, quiet
 from support.tiny.images import FROM_IMAGE, IMAGE, MASK, image_autoencoder, short
@@ -64,6 +65,26 @@ def row(pipeline: str, inputs: dict[str, Any], **options: Any) -> Any:
     return functools.partial(flux, pipeline, inputs, **options)
 
 
+def visual_cloze(dtype: torch.dtype = torch.float32) -> Tiny:
+    """A picture and one to make of it, twice, after an example of both; in pixels of 16 x 16.
+
+    Texts are encoded by the encoders alone, in the place of which there are embeddings."""
+    small = flux(
+        "VisualClozeGenerationPipeline", {}, dtype, has_cfg=False, in_channels=48, out_channels=16,
+        parts=lambda: dict(resolution=16),
+    )  # fmt: skip
+    embeds = [small.call.pop(f"{name}prompt_embeds").to(dtype) for name in ("", "pooled_")]
+    small.pipe.encode_prompt = lambda **_: (*embeds, torch.zeros(8, 3, dtype=dtype))
+    picture = Image.linear_gradient("L").resize((16, 16)).convert("RGB")
+    other = picture.rotate(90)
+    rows = [[[picture, other], [other, None]], [[other, picture], [picture, None]]]
+    for name in ("height", "width"):
+        small.call.pop(name)
+    texts: Any = dict(task_prompt=["turn"] * 2, content_prompt=["a picture"] * 2)
+    small.call.update(**texts, image=rows)
+    return small
+
+
 PIPELINES = {
     "FluxPipeline": row("FluxPipeline", {}),
     # the weights of schnell take no guidance scale
@@ -83,6 +104,7 @@ WITHOUT_CFG = {
     "FluxFillPipeline": row(
         "FluxFillPipeline", INPAINT, has_cfg=False, in_channels=48, out_channels=16
     ),
+    "VisualClozeGenerationPipeline": visual_cloze,
     "FluxControlPipeline": row(
         "FluxControlPipeline", dict(control_image=IMAGE), has_cfg=False, in_channels=32,
         out_channels=16,

@@ -34,6 +34,7 @@ def krea2(dtype: torch.dtype = torch.float32) -> Tiny:
     parts: Any = dict(tokenizer=None, text_encoder=None)
     pipe = Krea2Pipeline(
         **parts, vae=vae.eval(), transformer=matter(denoiser("krea-2")),
+        text_encoder_select_layers=(1, 2),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
     )  # fmt: skip
     call = dict(

@@ -51,6 +51,7 @@ def qwen(
     parts: dict[str, Any] | None = None,
     keeps_length: bool = True,
     batch: int = 2,
+    tokens: int = 16,
     **changes: Any,
 ) -> Tiny:
     torch.manual_seed(0)
@@ -61,11 +62,12 @@ def qwen(
     if sizes is not None:  # of the pictures that it edits, which it brings to 1024 x 1024
         module: Any = sys.modules[kind.__module__]
         module.calculate_dimensions = sizes
-    pipe = kind(
+    made: Any = dict(
         text_encoder=None, tokenizer=None, vae=autoencoder(),
         transformer=matter(denoiser("qwen-image", **changes)),
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), **more,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
     )  # fmt: skip
+    pipe = kind(**{**made, **more})
     embeds = (batch, 8, config("qwen-image")["joint_attention_dim"])
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[0, 5:] = 0
@@ -77,7 +79,7 @@ def qwen(
     )  # fmt: skip
     return Tiny(
         quiet(pipe, dtype), {**call, **inputs}, off=dict(true_cfg_scale=1.0), g="true_cfg_scale",
-        short=short(inputs), keeps_length=keeps_length, tokens=16,
+        short=short(inputs), keeps_length=keeps_length, tokens=tokens,
     )  # fmt: skip
 
 
@@ -87,6 +89,37 @@ def row(pipeline: str, inputs: dict[str, Any], **options: Any) -> Any:
 
 def small_size(*_: Any) -> tuple[int, int, None]:
     return 16, 16, None
+
+
+class Encoder(torch.nn.Linear):
+    """A text encoder that is asked where it is alone."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+
+def layered(dtype: torch.dtype = torch.float32) -> Tiny:
+    """Two layers and what they make together, of a picture, in rows of 16 tokens.
+
+    Its size is that of the picture, and a text is there, or else one would be made of the picture.
+    diffusers 0.42.1 fails when asked for latents, so they are what is decoded.
+    """
+    inputs = dict(image=PICTURE, prompt=["a fox"], layers=2, output_type="pt")
+    small = qwen(
+        "QwenImageLayeredPipeline", inputs, dtype, keeps_length=False, batch=1, tokens=48,
+        sizes=lambda *_: (16, 16), use_layer3d_rope=True, use_additional_t_cond=True,
+        parts=dict(processor=None, text_encoder=Encoder(1, 1)),
+    )  # fmt: skip
+    for name in ("height", "width"):
+        small.call.pop(name)
+    small.pipe.vae.decode = lambda latents, **_: (latents,)
+    small.pipe.image_processor.postprocess = lambda image, **_: image
+    return small
 
 
 EDIT: Any = dict(sizes=small_size, parts=dict(processor=None))
@@ -104,6 +137,7 @@ PIPELINES = {
         "QwenImageEditPlusPipeline", dict(image=[PICTURE, PICTURE]), zero_cond_t=True,
         batch=1, sizes=lambda *_: (16, 16), parts=dict(processor=None),
     ),
+    "QwenImageLayeredPipeline": layered,
     "QwenImageControlNetPipeline": row(
         "QwenImageControlNetPipeline", dict(control_image=IMAGE), control=0
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -109,32 +110,39 @@ def image_unet(
     control: bool = False,
     scheduler: Any = None,
     changes: dict[str, Any] | None = None,
+    parts: Callable[[], dict[str, Any]] | None = None,
 ) -> Tiny:
     torch.manual_seed(0)
     vae = autoencoder()
     vae.register_to_config(force_upcast=False)  # it is in float32, or else meant not to be
-    parts: Any = dict(
-        vae=vae, text_encoder=None, tokenizer=None, unet=level(denoiser(family, **(changes or {}))),
-        scheduler=scheduler or _scheduler(family),
-    )  # fmt: skip
+    unet, scheduler = level(denoiser(family, **(changes or {}))), scheduler or _scheduler(family)
+    made: Any = dict(vae=vae, unet=unet, scheduler=scheduler)
     call: dict[str, Any] = dict(
         prompt_embeds=torch.randn(2, 7, 16), num_inference_steps=3, guidance_scale=4.5,
         output_type="latent",
     )  # fmt: skip
     if control:
-        parts.update(controlnet=controlnet(family, "control_mode" in inputs))
-    if family == "sd":
-        parts.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    else:
+        made.update(controlnet=controlnet(family, "control_mode" in inputs))
+    made.update(parts() if parts else _without_texts(family, pipeline))
+    if family == "sdxl":
         call.update(pooled_prompt_embeds=torch.randn(2, 16))
-    if family == "sdxl" and not pipeline.__name__.startswith("Kolors"):
-        parts.update(text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
     call.update({f"negative_{name}": torch.randn_like(call[name]) for name in _texts(call)})
     short = dict(num_inference_steps=3 if "strength" in inputs else 2)
     return Tiny(
-        quiet(pipeline(**parts), dtype), {**call, **inputs}, off=dict(guidance_scale=1.0),
+        quiet(pipeline(**made), dtype), {**call, **inputs}, off=dict(guidance_scale=1.0),
         denoisers=("unet",), short=short,
     )  # fmt: skip
+
+
+def _without_texts(family: str, pipeline: Any) -> dict[str, Any]:
+    found = dict(text_encoder=None, tokenizer=None)
+    if family == "sd":
+        return found | dict(
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    if not pipeline.__name__.startswith("Kolors"):
+        return found | dict(text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
+    return found
 
 
 def _texts(call: dict[str, Any]) -> list[str]:

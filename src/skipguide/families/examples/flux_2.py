@@ -15,7 +15,7 @@ EXAMPLE = Example(
     layer="single:31",
     narrow_size=Size(1, 24, 24, 64),
     small=dict(
-        num_attention_heads=2, attention_head_dim=8, in_channels=16, joint_attention_dim=16,
+        num_attention_heads=2, attention_head_dim=8, in_channels=16, joint_attention_dim=24,
         timestep_guidance_channels=8, axes_dims_rope=(2, 2, 2, 2),
     ),
     small_size=Size(1, 4, 4, 8),

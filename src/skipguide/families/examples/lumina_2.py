@@ -22,7 +22,7 @@ EXAMPLE = Example(
     narrow_size=Size(1, 48, 48, 64),
     small=dict(
         hidden_size=32, num_attention_heads=2, num_kv_heads=1, num_refiner_layers=1, in_channels=4,
-        multiple_of=8, axes_dim_rope=(4, 6, 6), axes_lens=(16, 8, 8), cap_feat_dim=16,
+        multiple_of=8, axes_dim_rope=(4, 6, 6), axes_lens=(320, 8, 8), cap_feat_dim=16,
     ),
     small_size=Size(1, 4, 4, 8),
 )  # fmt: skip

@@ -13,7 +13,7 @@ const FIELDS = [
   ["start", { inputmode: "decimal" }], ["stop", { inputmode: "decimal" }],
   ["rescale", { inputmode: "decimal" }],
 ];
-const SKIPS = ["residual", "attention", "soft", "blur", "frames", "shuffle"];
+const SKIPS = ["residual", "attention", "soft", "blur", "frames", "tokens", "shuffle"];
 const OF_AXES = ["spatial_scale", "temporal_scale"]; // of interest only where the run has some
 const POLL = 500; // milliseconds
 const shown = new Set(); // trials whose end is known to the page

@@ -92,7 +92,7 @@ def _verdict(
     else:
         more = f"it has {_more(gain.metric)} than {_reference(chosen, baseline)}"
         why = f"{more} and is the cheapest of the tied"
-    cost = f"{chosen.passes:g} forward passes a video"
+    cost = f"{chosen.passes:g} forward passes a clip"
     if verdict == CFG_ALONE:
         if chosen is baseline:
             return f"Use CFG alone ({cost}): {why}."
@@ -164,7 +164,7 @@ def _other(winner: Racer, other: Racer, gain: Gain) -> str:
         said = "cannot be told apart, for there is no interval, from"
     priced = ", at the same price" if other.role == AT_THE_SAME_PRICE else ""
     return (
-        f"{winner.title} {said} {_named(other)}{priced} ({other.passes:g} forward passes a video):"
+        f"{winner.title} {said} {_named(other)}{priced} ({other.passes:g} forward passes a clip):"
         f" {interval(found)}."
     )
 

@@ -191,7 +191,9 @@ class Measuring:
                 frames, fps = opened.stack(), opened.fps or fps
             except (ValueError, OSError) as error:
                 return {ALL: f"The video of {where} cannot be read: {error}"}
-            source = find_videos({clip.key: frames}, None if fps is None else float(fps))[0]
+            source = find_videos(
+                {clip.key: frames}, None if fps is None else float(fps), self.options.pictures
+            )[0]
         if self.reader is not None:
             missing |= self._read(kept, source, values, where)
         for name, user in self.functions.items():
@@ -228,14 +230,17 @@ class Measuring:
         assert self.reader is not None
         assert self.reference is not None
         self.reader.readings = Readings()
-        self.reader.read(REFERENCE, find_videos(self.reference, self.options.fps))
+        self.reader.read(
+            REFERENCE, find_videos(self.reference, self.options.fps, self.options.pictures)
+        )
         found = self.reader.readings
         names = found.names(REFERENCE, self.extractor)
         if len(names) < FEWEST_REFERENCE:
             why = "; ".join(f"{one.video}: {one.reason}" for one in found.skipped[:3])
+            noun = "picture" if self.options.pictures else "video"
             raise ValueError(
-                f"a reference must have {FEWEST_REFERENCE} videos that can be measured, but"
-                f" {self.reference} has {len(names)}. Add videos. {why}"
+                f"a reference must have {FEWEST_REFERENCE} {noun}s that can be measured, but"
+                f" {self.reference} has {len(names)}. Add {noun}s. {why}"
             )
         vectors = found.stack(REFERENCE, self.extractor, names).double().numpy()
         kept.keep_reference(self.extractor, vectors)

@@ -114,17 +114,20 @@ class Objective:
 
     def _check_reference(self) -> list[str]:
         assert self.spec.reference is not None
+        noun = "picture" if self.spec.options.pictures else "video"
         if not self.spec.reference.is_dir():
             raise ValueError(
-                f"--reference must be a folder of real videos, but {self.spec.reference} is not a"
+                f"--reference must be a folder of real {noun}s, but {self.spec.reference} is not a"
                 " folder. Check the name."
             )
-        sources = find_videos(self.spec.reference, self.spec.options.fps)
+        sources = find_videos(
+            self.spec.reference, self.spec.options.fps, self.spec.options.pictures
+        )
         usable = [one for one in sources if not one.problem]
         if len(usable) < FEWEST_REFERENCE:
             raise ValueError(
-                f"a reference must have {FEWEST_REFERENCE} videos or more, so that two halves of it"
-                f" can be compared, but {self.spec.reference} has {len(usable)}. Add videos."
+                f"a reference must have {FEWEST_REFERENCE} {noun}s or more, so that two halves of"
+                f" it can be compared, but {self.spec.reference} has {len(usable)}. Add {noun}s."
             )
         if len(usable) < len(sources):
             left = len(sources) - len(usable)

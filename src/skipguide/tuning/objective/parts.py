@@ -192,11 +192,13 @@ def requests_of(parts: Iterable[Part], features: str, options: Options) -> list[
     """Return what the networks are asked for.
 
     Raises:
-        ValueError: for weights that are missing or not allowed, or an unknown extractor.
+        ValueError: for weights that are missing or not allowed, an unknown extractor, or a metric
+            of videos where `options.pictures` is set.
     """
     names = [one.name for one in parts if one.user is None]
-    names += [f"kvd:{features}"] if features else []
-    return select_metrics(names, True, options)[0] if names else []
+    names += [f"{'kid' if options.pictures else 'kvd'}:{features}"] if features else []
+    kind = "image" if options.pictures else "video"
+    return select_metrics(names, True, options, kind)[0] if names else []
 
 
 def label_of(parts: Iterable[Part]) -> str:

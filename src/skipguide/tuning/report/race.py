@@ -103,7 +103,7 @@ def _plot(raced: Sequence[PlainData], answer: PlainData) -> Markup:
     metric = answer.get("metric") or "objective"
     turned = f"translate(13 {(_TOP + bottom) / 2:.0f}) rotate(-90)"
     titles = [
-        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "forward passes of a video"),
+        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "forward passes of a clip"),
         el(
             "text",
             f"{metric}, over CFG alone",
