@@ -15,7 +15,9 @@ MODULES = {
 }
 GROUPS = {
     "Guide a pipeline": ("guide", "Guide", "tune", "enable_context_parallel"),
-    "What to push away from": ("STG", "SLG", "NAG", "Modality", "Random", "WithLoRA", "WithoutLoRA"),
+    "What to push away from": (
+        "STG", "SLG", "NAG", "Modality", "Random", "WithLoRA", "WithoutLoRA",
+    ),
     "When": ("Schedule", "Bin", "Restart"),
     "Rules in the place of CFG": (
         "APG", "APGMix", "C2FG", "CFGReuse", "CFGZero", "FDG", "Interval", "MAMBOG", "RectifiedCFG",

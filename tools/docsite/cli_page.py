@@ -17,7 +17,10 @@ HEAD = """\
 it; errors go to stderr and the exit code is then 1, or 2 for a command line that cannot be read.
 """
 # The options of these are a page of their own.
-LONG = {"generate": "[options.md](options.md)", "compare": "those of `generate`: [options.md](options.md)"}  # fmt: skip
+LONG = {
+    "generate": "[options.md](options.md)",
+    "compare": "those of `generate`, [options.md](options.md)",
+}
 
 
 def cli_page() -> str:

@@ -82,7 +82,8 @@ def _commands(family: Family) -> Iterator[str]:
     checkpoint = (stg[0].model if stg else family.checkpoint).split(" ")[0]
     if _has_command(family):
         flags = "" if stg else f" --layers {_first_layer(family)} --stg-scale 1"
-        yield f'```sh\nskipguide generate "a red fox in the snow" --model {checkpoint}{flags}\n```\n'
+        command = f'skipguide generate "a red fox in the snow" --model {checkpoint}{flags}'
+        yield f"```sh\n{command}\n```\n"
         yield "Pipelines that start from a picture take `--image fox.png` too. In Python:\n"
     yield f"```py\nfrom skipguide import STG, guide\n\nwith guide(pipe, {term}):\n    ...\n```\n"
     if not stg:
@@ -150,7 +151,9 @@ def weak_pass(row: Preset, family: Family) -> float | None:
     first_stack = next(iter(stacks))
     stacks[first_stack] = row.depth or stacks[first_stack]
     sites = [f"{name}:{k}" for name, depth in stacks.items() for k in range(depth)]
-    skipped = [layer if isinstance(layer, str) else f"{first_stack}:{layer}" for layer in row.layers]
+    skipped = [
+        layer if isinstance(layer, str) else f"{first_stack}:{layer}" for layer in row.layers
+    ]
     first = min(map(sites.index, skipped))
     return stack_cost(len(sites), first, len(skipped) if row.skip == "residual" else 0)
 
@@ -172,7 +175,8 @@ def _layers(family: Family, row: tables.Row) -> Iterator[str]:
     )
     for best in published_layers.BEST_LAYERS:
         if best.family == family.name:
-            yield f"Found best by others: {best.layers} ({best.skip}), {best.measure}: {best.source}.\n"
+            said = f"{best.layers} ({best.skip}), {best.measure}: {best.source}"
+            yield f"Found best by others: {said}.\n"
 
 
 def _costs(family: Family, measured: Costs) -> Iterator[str]:
@@ -189,14 +193,15 @@ def _costs(family: Family, measured: Costs) -> Iterator[str]:
     if family.name in measured:
         found = measured[family.name]
         yield (
-            f"Measured at layer `{found['layer']}` with narrow weights on a CPU, as a ratio to a step"
-            f" of CFG: {found['skipguide']} (a full extra pass: {found['full weak pass']}; peak of"
-            f" memory over that of CFG: {found['peak over CFG']}); [bench.md](../bench.md) says how.\n"
+            f"Measured at layer `{found['layer']}` with narrow weights on a CPU, as a ratio to a"
+            f" step of CFG: {found['skipguide']} (a full extra pass: {found['full weak pass']};"
+            f" peak of memory over that of CFG: {found['peak over CFG']});"
+            " [bench.md](../bench.md) says how.\n"
         )
     yield (
-        "What is kept for a weak pass is the input of the first skipped layer. For a model that does"
-        " not fit into memory see [big-models.md](../big-models.md); for the price of CFG alone,"
-        " [reuse.md](../reuse.md).\n"
+        "What is kept for a weak pass is the input of the first skipped layer. For a model that"
+        " does not fit into memory see [big-models.md](../big-models.md); for the price of CFG"
+        " alone, [reuse.md](../reuse.md).\n"
     )
 
 
