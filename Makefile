@@ -61,7 +61,7 @@ gpu: $(READY)
 
 # Seconds of the import, of --help and of a first clip, each in new processes.
 bench-start: $(READY)
-	$(BIN)/skipguide bench --start
+	$(BIN)/python tools/bench_start.py
 
 figures: $(READY)
 	$(BIN)/skipguide lab methods docs/methods.png --overwrite
