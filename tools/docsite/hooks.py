@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from docsite import api_pages, cli_page, links, model_pages, offline
+from docsite import api_pages, cli_page, links, model_pages, notebooks, offline
 
 ROOT = Path(__file__).parents[2]
 COMFYUI = "comfyui.md"  # comfyui/README.md on the site
@@ -35,6 +35,18 @@ def generated_pages() -> dict[str, str]:
     }
 
 
+@functools.cache
+def notebook_pages() -> dict[str, str | bytes]:
+    """Return the notebooks as pages, and their pictures, by their paths below docs/."""
+    found: dict[str, str | bytes] = {}
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page, pictures = notebooks.to_page(notebooks.read(path), path.stem)
+        file = f"docs/notebooks/{path.name}"
+        found[f"notebooks/{path.stem}.md"] = f"{page}\n*The notebook is `{file}`.*\n"
+        found |= {f"notebooks/{name}": picture for name, picture in pictures.items()}
+    return found
+
+
 def on_config(config: Any) -> Any:
     """Put the pages of the families into the nav."""
     section = next(entry for entry in config["nav"] if MODELS_ENTRY in entry)[MODELS_ENTRY]
@@ -44,7 +56,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages, and the files of the repository that pages link to."""
-    pages = generated_pages()
+    pages: dict[str, str | bytes] = {**generated_pages(), **notebook_pages()}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     wanted = {

@@ -11,6 +11,7 @@ from pathlib import Path
 # Files of the repository that are pages of the site.
 PAGES = {"README.md": "index.md", "comfyui/README.md": "comfyui.md"}
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?\)")
+_NOTEBOOK = re.compile(r"(\]\([^):]+)\.ipynb\)")
 _FENCE = re.compile(r"^ *(```|~~~).*?^ *\1 *$", re.MULTILINE | re.DOTALL)
 # The place of docs/ in the repository, by which a link that leaves it is known.
 _DOCS = "docs"
@@ -22,7 +23,8 @@ def repository_paths(markdown: str, page: str) -> list[str]:
 
 
 def to_site(markdown: str, page: str) -> str:
-    """Return a page with links that leave docs/ turned to what the site has there.
+    """Return a page with links that leave docs/, and those to notebooks, turned to what the site
+    has there.
 
     Args:
         page: the page's path below docs/.
@@ -32,7 +34,7 @@ def to_site(markdown: str, page: str) -> str:
         relative = posixpath.relpath(target, posixpath.dirname(page) or ".")
         markdown = markdown.replace(f"]({written})", f"]({relative})")
         markdown = markdown.replace(f"]({written}#", f"]({relative}#")
-    return markdown
+    return _NOTEBOOK.sub(r"\1.md)", markdown)
 
 
 def from_folder(root: Path, path: str) -> str:
