@@ -16,6 +16,7 @@ from torch import nn
 from skipguide.families import blocks, presets, tables
 from skipguide.families.examples import DEPTH_ARGUMENTS, denoiser_class, example_of
 from skipguide.families.presets import Preset
+from skipguide.families.protocols import as_denoiser
 from skipguide.families.rows import FAMILIES
 from skipguide.families.schema import Family
 from skipguide.method import formula
@@ -111,7 +112,7 @@ def _weak_costs(family: Family, terms: Sequence[STG], depth: int) -> list[float]
     """Return what the weak pass of each term costs, in forward passes, with a shared prefix."""
     model, inputs = _example(family.name, depth)
     sites = blocks.layer_sites(family, model)
-    context = StepContext(family.latent_layout, model.config)
+    context = StepContext(family.latent_layout, as_denoiser(model).config)
     context.observe_inputs(inputs)
     found = []
     for term in terms:
