@@ -3,10 +3,12 @@ links lead to files of the repository."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import yaml
 
@@ -141,6 +143,21 @@ def test_a_weak_pass_is_counted_in_blocks(name: str, cost: float | None) -> None
     family = next(family for family in FAMILIES if set(family.pipelines) & set(row.pipelines))
     found = model_pages.weak_pass(row, family)
     assert found == (None if cost is None else pytest.approx(cost))
+
+
+# What diffusers' modules warn of when they are imported is theirs.
+@pytest.mark.filterwarnings("ignore")
+def test_families_that_start_from_a_picture_are_those_whose_calls_take_one() -> None:
+    needs, takes = set(), set()
+    for family in FAMILIES:
+        calls = [getattr(diffusers, name, None) for name in family.pipelines]
+        calls = [inspect.signature(kind.__call__).parameters for kind in calls if kind]
+        images = [call["image"] for call in calls if "image" in call]
+        takes |= {family.name} if images else set()
+        required = [image for image in images if image.default is inspect.Parameter.empty]
+        needs |= {family.name} if calls and len(required) == len(calls) else set()
+    assert needs == model_pages.NEED_PICTURE
+    assert takes >= model_pages.TAKE_PICTURE - needs
 
 
 def test_a_refused_pipeline_stands_with_its_family() -> None:

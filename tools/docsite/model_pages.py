@@ -21,6 +21,14 @@ MORE = {
     "kandinsky-6": ("without-cfg.md", "Models without CFG"),
     "hunyuan": ("without-cfg.md", "Models without CFG"),
 }
+# Families all of whose pipelines start from a picture, and others that have one which may.
+NEED_PICTURE = frozenset({"chronoedit", "framepack", "sana-wm", "svd", "wan-animate"})
+TAKE_PICTURE = NEED_PICTURE | {
+    "animatediff", "chroma", "cogvideox", "cosmos", "flux", "flux-2", "glm-image", "helios",
+    "hunyuan", "hunyuan-1.5", "hunyuan-image", "i2vgen-xl", "kandinsky-5", "kandinsky-6", "ltx",
+    "ltx-2", "motif-video", "qwen-image", "sana", "sana-video", "sd", "sd3", "sdxl", "skyreels-v2",
+    "wan", "z-image",
+}  # fmt: skip
 # Depths, as parts of the first stack, of which a page says what a weak pass costs.
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 Costs = Mapping[str, Mapping[str, str]]  # family -> column of docs/bench.md -> cell
@@ -82,9 +90,12 @@ def _commands(family: Family) -> Iterator[str]:
     checkpoint = (stg[0].model if stg else family.checkpoint).split(" ")[0]
     if _has_command(family):
         flags = "" if stg else f" --layers {_first_layer(family)} --stg-scale 1"
-        command = f'skipguide generate "a red fox in the snow" --model {checkpoint}{flags}'
-        yield f"```sh\n{command}\n```\n"
-        yield "Pipelines that start from a picture take `--image fox.png` too. In Python:\n"
+        flags += " --image fox.png" if family.name in NEED_PICTURE else ""
+        prompt = "" if family.name == "svd" else ' "a red fox in the snow"'
+        yield f"```sh\nskipguide generate{prompt} --model {checkpoint}{flags}\n```\n"
+        if family.name in TAKE_PICTURE - NEED_PICTURE:
+            yield "Pipelines that start from a picture take `--image fox.png` too.\n"
+        yield "In Python:\n"
     yield f"```py\nfrom skipguide import STG, guide\n\nwith guide(pipe, {term}):\n    ...\n```\n"
     if not stg:
         yield (
