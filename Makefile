@@ -6,7 +6,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(addprefix -c 
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test pytest lint bench bench-all gpu figures paper why
+.PHONY: setup demo test pytest lint docs notebooks bench bench-all bench-start gpu figures paper why
 .PHONY: test-matrix test-long test-kills test-ray test-quantize test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
 .PHONY: comfyui options-page clean
@@ -36,6 +36,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+	$(MAKE) --no-print-directory docs
+
+# The site, into build/site; a broken link or a request to another host is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: lint pytest
 
@@ -53,6 +58,14 @@ bench-all: $(READY)
 gpu: $(READY)
 	$(BIN)/skipguide bench --gpu --out docs/gpu.json
 	$(BIN)/python -m skipguide.bench.gpu_page docs/gpu.json > docs/gpu.md
+
+# The outputs of the notebooks in docs/notebooks.
+notebooks: $(READY)
+	$(BIN)/python tools/run_notebooks.py
+
+# Seconds of the import, of --help and of a first clip, each in new processes.
+bench-start: $(READY)
+	$(BIN)/python tools/bench_start.py
 
 figures: $(READY)
 	$(BIN)/skipguide lab methods docs/methods.png --overwrite

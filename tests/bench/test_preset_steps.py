@@ -84,6 +84,13 @@ def test_presets_in_few_steps_for_people() -> None:
     assert lines[1].endswith("4 of 4: 1.95  8 of 8: 1.95")
 
 
+def test_presets_with_skips_that_know_of_the_step() -> None:
+    """SEG blurs queries over the grid of the tokens, which is that of the family's example."""
+    lines = run("--steps", "4", "--model", "sdxl-seg").stdout.splitlines()
+    assert lines[1].startswith("sdxl-seg")
+    assert lines[1].endswith("4 of 4: 1.68")
+
+
 def test_presets_in_few_steps_as_json() -> None:
     found = json.loads(run("--steps", "4", "--model", "ltx-2b", "--json").stdout)["presets"]
     rows: dict[str, Any] = {row["name"]: row["runs"] for row in found}

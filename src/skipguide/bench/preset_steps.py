@@ -16,6 +16,7 @@ from torch import nn
 from skipguide.families import blocks, presets, tables
 from skipguide.families.examples import DEPTH_ARGUMENTS, denoiser_class, example_of
 from skipguide.families.presets import Preset
+from skipguide.families.protocols import as_denoiser
 from skipguide.families.rows import FAMILIES
 from skipguide.families.schema import Family
 from skipguide.method import formula
@@ -24,7 +25,8 @@ from skipguide.method.request import GuidanceRequest, active_bins
 from skipguide.method.terms import SLG, STG, Schedule
 from skipguide.pipeline import price
 from skipguide.weak import flops
-from skipguide.weak.weak_pass import WeakPass
+from skipguide.weak.step_context import StepContext
+from skipguide.weak.weak_pass import WeakOptions, WeakPass
 
 FEW_STEPS = (4, 6, 8)
 NO_STG = "no STG: 1"
@@ -110,10 +112,12 @@ def _weak_costs(family: Family, terms: Sequence[STG], depth: int) -> list[float]
     """Return what the weak pass of each term costs, in forward passes, with a shared prefix."""
     model, inputs = _example(family.name, depth)
     sites = blocks.layer_sites(family, model)
+    context = StepContext(family.latent_layout, as_denoiser(model).config)
+    context.observe_inputs(inputs)
     found = []
     for term in terms:
         skipped = blocks.resolve_layers(family, sites, term)
-        weak = WeakPass(family, model, sites, skipped, term.skip, None)
+        weak = WeakPass(family, model, sites, skipped, term.skip, None, WeakOptions(context))
         weak.set_input_spec(inputs)
         found.append(weak.cost(shared=True))
     return found

@@ -267,8 +267,8 @@ blocks, and a bare number is refused there: `"up:0"` is the first one on the way
 spatial and a temporal half, and `axis` picks one of them; `skipguide layers` lists the layers of
 a model with the kinds of attention that each has. UNets for images have spatial attention only, and
 their layers are single transformer blocks, as PAG counts them; where all blocks of a transformer
-are skipped, so are its projections. What the skips do is in [weak-models.md](weak-
-models.md). The column NAG says in which attention a negative prompt can be guided away from
+are skipped, so are its projections. What the skips do is in [weak-models.md](weak-models.md). The
+column NAG says in which attention a negative prompt can be guided away from
 ([methods.md](methods.md)): in joint attention every block runs twice, in cross-attention this
 attention alone does.
 
