@@ -18,9 +18,11 @@ from ._skipguide.tuning.scan.layer_map import LayerMap
 from ._skipguide.tuning.scan.levels import nearest_steps
 from ._skipguide.tuning.scan.record import ScanOptions, ScanRecord, ScanState
 from .blocks import Change
+from .caches import refuse_cache
 from .models import BlockChain, block_chain
+from .passes import model_pass, origin_of
 from .scan import StateScan, cells_of
-from .step import model_pass, origin_of, refuse_caches, requests_of
+from .step import requests_of
 
 Tensor = torch.Tensor
 _SHARE_OF_FREE = 1 / 3  # of the free memory, that recorded states may take
@@ -55,7 +57,7 @@ def measure(
             " the model before these nodes."
         )
     _ = ScanOptions(levels=tuple(levels))  # which refuses what is no level
-    refuse_caches(model.model_options)
+    refuse_cache(model.model_options)
     chain = block_chain(model.get_model_object("diffusion_model"))
     cells = cells_of(chain, layers, skips)
     progress = comfy.utils.ProgressBar(len(seeds) * len(levels))
@@ -121,7 +123,7 @@ def _watch(
         def run(
             changes: Callable[[Sequence[Any]], dict[int, Change]], identities: Sequence[int]
         ) -> Tensor:
-            return model_pass(args, chain, changes, identities)
+            return model_pass(args, changes, identities)
 
         scan.add(state, run, origin_of(args), u)
         done()
