@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def with_request(model: Any, request: NodeRequest) -> Any:
     Raises:
         ValueError: for a model that cannot be guided, or layers that it does not have.
     """
-    chain = block_chain(model.get_model_object("diffusion_model"))
+    chain = chain_of(model)
     for term in request.guidance.terms:
         chain.skipped_by(term)
     clone = model.clone()
@@ -49,6 +50,16 @@ def with_request(model: Any, request: NodeRequest) -> Any:
         clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, predict_noise)
         clone.set_model_sampler_post_cfg_function(_guide_behind_cfg)
     return clone
+
+
+def chain_of(model: Any) -> BlockChain:
+    """Return the blocks of a model (a ModelPatcher).
+
+    Raises:
+        ValueError: for a model that cannot be guided.
+    """
+    kind = type(model.model).__name__  # ComfyUI's name of the model, as SDXL
+    return block_chain(model.get_model_object("diffusion_model"), kind)
 
 
 def requests_of(model: Any) -> tuple[NodeRequest, ...]:
@@ -67,6 +78,7 @@ def predict_noise(
     active = [term for request in requests for term in request.active(sigma)]
     if active:
         refuse_caches(model_options)
+        refuse_frames(model_options)
         step = Step(active, executor.class_obj.conds, model_options[RUN])
         model_options = step.options(model_options)
     with _cfg_scale(executor.class_obj, sigma, requests):
@@ -125,6 +137,20 @@ def refuse_caches(model_options: Options) -> None:
         raise ValueError(
             f"skip guidance cannot be combined with {name}, which would reuse outputs of the weak"
             f" pass in the others. Remove {name}, or use LazyCache."
+        )
+
+
+def refuse_frames(model_options: Options) -> None:
+    """Refuse a sampler that makes a video frame by frame, and keeps what its blocks saw before.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if "ar_state" in model_options.get("transformer_options", {}):
+        raise ValueError(
+            "skip guidance needs a sampler that makes the whole video at once, but this one goes"
+            " frame by frame and keeps the keys and values of each pass, so that the weak pass"
+            " would get into the others. Use another sampler than ar_video, or remove this node."
         )
 
 
@@ -232,7 +258,7 @@ class Step:
         for entry in self.weak:
             p = self._weak_estimate(entry, args)
             self._check_effect(entry.term, c, p)
-            D = push_estimate(D, c, p, origin_of(args), entry)
+            D = push_estimate(D, c, p, origin_of(args), entry, sizes_of(args))
         if self._recording is not None:
             self._recording.clear()
         return D
@@ -258,7 +284,8 @@ class Step:
             recorded = None
             if entry.share_prefix and self._recording is not None:
                 recorded = self._recording.streams(skipped[0], uuids)
-            return blocks.weak_changes(skipped, skip, recorded)
+            isolation = chain.sites[skipped[0]].stack.isolation
+            return blocks.weak_changes(skipped, skip, recorded, isolation)
 
         return model_pass(args, chain, changes, skipped if skip == "attention" else ())
 
@@ -278,6 +305,30 @@ def model_pass(
     return comfy.samplers.calc_cond_batch(
         args["model"], [args["cond"]], args["input"], args["sigma"], options
     )[0]
+
+
+def shapes_of(args: dict[str, Any]) -> list[tuple[int, ...]]:
+    """Return the shapes of the video and of the sound where ComfyUI packs both into one tensor.
+
+    Args:
+        args: as ComfyUI calls a function behind CFG.
+    """
+    known = args["cond"][0].get("model_conds", {}).get("latent_shapes") if args["cond"] else None
+    return [tuple(shape) for shape in known.cond] if known is not None else []
+
+
+def sizes_of(args: dict[str, Any]) -> list[int]:
+    """Return how many numbers of a packed row are the video's and how many the sound's."""
+    return [math.prod(shape[1:]) for shape in shapes_of(args)]
+
+
+def outputs_of(args: dict[str, Any], estimate: Tensor) -> list[Tensor]:
+    """Return the video of an estimate, and the sound if it has one, in their own shapes."""
+    shapes, sizes = shapes_of(args), sizes_of(args)
+    if len(shapes) < 2:
+        return [estimate]
+    parts = zip(estimate.split(sizes, -1), shapes, strict=True)
+    return [part.reshape(len(estimate), *shape[1:]) for part, shape in parts]
 
 
 def origin_of(args: dict[str, Any]) -> Tensor:
