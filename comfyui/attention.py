@@ -22,17 +22,22 @@ def identity_attention(
     """Return the values, in the layout that ComfyUI asks for.
 
     Args:
-        v: `(B, heads, N, D)` if `skip_reshape`, else `(B, N, heads D)`. What is returned has the
-            first layout if `skip_output_reshape`, else the second.
+        v: `(B, heads, N, D)` if `skip_reshape`, else `(B, N, heads D)`, or `(B, N, heads, D)` of
+            SD3, as if it were flat. It may have fewer heads than q, each of which several queries
+            share. What is returned has the first layout if `skip_output_reshape`, else the second.
 
     Raises:
         RuntimeError: if queries and keys are not the same tokens.
     """
+    if not skip_reshape:
+        q, v = (part.flatten(2) for part in (q, v))
     if q.shape[-2] != v.shape[-2]:
         raise RuntimeError(
             f"attention skip needs self-attention, but this layer has {q.shape[-2]} queries and"
             f" {v.shape[-2]} keys. Use residual skip for it."
         )
+    if skip_reshape and v.shape[1] < heads:
+        v = v.repeat_interleave(heads // v.shape[1], 1)
     if skip_reshape and not skip_output_reshape:
         return v.transpose(1, 2).flatten(2)
     if skip_output_reshape and not skip_reshape:

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 
 from ._skipguide.families.blocks import LayerSite
+from ._skipguide.families.schema import Stack
+from ._skipguide.method.perturbations import ISOLATION
 from ._skipguide.weak.patching import ModuleProxy, get_child, patched
 from .attention import override_attention
 from .models import BlockChain
 
 Tensor = torch.Tensor
 Options = Mapping[str, Any]
-Streams = dict[str, Tensor]  # what runs through the blocks: img, and txt where they change it
-Run = Callable[[Streams], Streams]  # a block as a function
+Value = Tensor | tuple[Tensor, ...]  # a tuple where one stream is a video and its sound
+Streams = dict[str, Value]  # what runs through the blocks: img, and txt where they change it
+Run = Callable[..., Streams]  # a block as a function; keywords are added to its transformer_options
 Change = Callable[[Streams, Run], Streams]  # given the streams that arrive, and the block
 Patch = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]  # as ComfyUI calls it
 
@@ -43,11 +46,11 @@ class Recording:
         """
 
         def record(streams: Streams, run: Run) -> Streams:
-            rows = {name: value.chunk(len(uuids)) for name, value in streams.items()}
+            rows = {name: _rows_of(value, len(uuids)) for name, value in streams.items()}
             for number, uuid in enumerate(uuids):
                 if uuid is None:
                     continue
-                kept = {name: chunks[number].clone() for name, chunks in rows.items()}
+                kept = {name: chunks[number] for name, chunks in rows.items()}
                 self._found[position].setdefault(uuid, []).append(kept)
             return run(streams)
 
@@ -61,12 +64,31 @@ class Recording:
         kept = [self._found.get(position, {}).get(uuid, []) for uuid in uuids]
         if not all(len(entry) == 1 for entry in kept):
             return None
-        return {name: torch.cat([entry[0][name] for entry in kept]) for name in kept[0][0]}
+        return {name: _join([entry[0][name] for entry in kept]) for name in kept[0][0]}
 
     def clear(self) -> None:
         """Let go of the tensors."""
         for kept in self._found.values():
             kept.clear()
+
+
+def tensors_of(value: Value) -> tuple[Tensor, ...]:
+    """Return the tensors of a stream."""
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def _rows_of(value: Value, count: int) -> list[Value]:
+    """Return copies of the rows of each prompt."""
+    if isinstance(value, Tensor):
+        return [rows.clone() for rows in value.chunk(count)]
+    return list(zip(*([rows.clone() for rows in part.chunk(count)] for part in value), strict=True))
+
+
+def _join(values: Sequence[Value]) -> Value:
+    """Return the rows of several prompts as one batch, in new memory."""
+    if isinstance(values[0], Tensor):
+        return torch.cat([value for value in values if isinstance(value, Tensor)])
+    return tuple(torch.cat(parts) for parts in zip(*map(tensors_of, values), strict=True))
 
 
 def bypass(streams: Streams, run: Run) -> Streams:
@@ -77,6 +99,15 @@ def bypass(streams: Streams, run: Run) -> Streams:
 def run_block(streams: Streams, run: Run) -> Streams:
     """Run the block as it is."""
     return run(streams)
+
+
+def isolate_by(names: Sequence[str]) -> Change:
+    """Return a change that runs the block without attention between video and sound.
+
+    Args:
+        names: the entries of transformer_options that allow it.
+    """
+    return lambda streams, run: run(streams, **dict.fromkeys(names, False))
 
 
 def resume_from(recorded: Streams, change: Change) -> Change:
@@ -94,28 +125,32 @@ def only_rows(change: Change, chosen: Sequence[bool]) -> Change:
     """
 
     def changed(streams: Streams, run: Run) -> Streams:
-        weak = change({name: value.clone() for name, value in streams.items()}, run)
-        whole = run(streams)
+        copied = {name: _join(_rows_of(value, 1)) for name, value in streams.items()}
+        weak, whole = change(copied, run), run(streams)
         return {name: _merged(weak[name], whole[name], chosen) for name in streams}
 
     return change if all(chosen) else changed
 
 
-def _merged(weak: Tensor, whole: Tensor, chosen: Sequence[bool]) -> Tensor:
-    pairs = zip(weak.chunk(len(chosen)), whole.chunk(len(chosen)), chosen, strict=True)
-    return torch.cat([rows if taken else others for rows, others, taken in pairs])
+def _merged(weak: Value, whole: Value, chosen: Sequence[bool]) -> Value:
+    pairs = zip(*(_rows_of(value, len(chosen)) for value in (weak, whole)), chosen, strict=True)
+    return _join([rows if taken else others for rows, others, taken in pairs])
 
 
-def weak_changes(skipped: Sequence[int], skip: str, recorded: Streams | None) -> dict[int, Change]:
+def weak_changes(
+    skipped: Sequence[int], skip: str, recorded: Streams | None, isolation: Sequence[str] = ()
+) -> dict[int, Change]:
     """Return what each changed block does in a weak pass, by position.
 
     Args:
         skipped: positions of the blocks to weaken, sorted.
-        skip: "residual", or "attention", for which `attached` overrides the attention.
+        skip: "residual", or "attention", for which `attached` overrides the attention, or
+            "isolation".
         recorded: what entered the first of them in the conditional pass; None runs the blocks
             before it.
+        isolation: for that, as for `isolate_by`.
     """
-    change = bypass if skip == "residual" else run_block
+    change = {"residual": bypass, ISOLATION: isolate_by(isolation)}.get(skip, run_block)
     changes: dict[int, Change] = dict.fromkeys(skipped, change)
     if recorded is not None:
         changes.update(prefix_changes(skipped[0], recorded, change))
@@ -181,7 +216,7 @@ def attached(
         if key[0]:
             replaced["dit"][key] = _patch(change, site.stack.streams, replaced["dit"].get(key))
         else:
-            proxies.append((*site.entry, ChangedBlock(get_child(*site.entry), change)))
+            proxies.append((*site.entry, ChangedBlock(get_child(*site.entry), change, site.stack)))
     overridden: set[int] = set()
     with contextlib.ExitStack() as undo:
         undo.enter_context(patched(proxies))
@@ -234,23 +269,41 @@ def _patch(change: Change, names: Sequence[str], inner: Patch | None) -> Patch:
     """Return a block replacement patch; another node's patch at the block counts as the block."""
 
     def patch(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-        def run(streams: Streams) -> Streams:
-            given = {**args, **streams}
-            return inner(given, extra) if inner else extra["original_block"](given)
+        def run(streams: Streams, **options: Any) -> Streams:
+            given = {**args, **streams, **_with_options(args, options)}
+            found = inner(given, extra) if inner else extra["original_block"](given)
+            # Kandinsky's blocks return the stream itself.
+            return {names[0]: found} if isinstance(found, Tensor) else found
 
         return {**args, **change({name: args[name] for name in names}, run)}
 
     return patch
 
 
+def _with_options(args: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the transformer_options of a block with others added, as a keyword."""
+    given = args.get("transformer_options") or {}
+    return {"transformer_options": {**given, **options}} if options else {}
+
+
 class ChangedBlock(ModuleProxy):
     """Stands in for a block whose model knows no block replacement patches."""
 
-    def __init__(self, real: torch.nn.Module, change: Change) -> None:
-        super().__init__(real, change=change)
+    def __init__(self, real: torch.nn.Module, change: Change, stack: Stack) -> None:
+        super().__init__(real, change=change, stack=stack)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        def run(streams: Streams) -> Streams:
-            return {"img": self.real(streams["img"], *args, **kwargs)}
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        names = self.stack.streams
+        count = min(len(names), len(args))  # of the streams, that come by position
+        given = {**dict(zip(names, args, strict=False)),
+                 **{name: kwargs[name] for name in names[count:]}}  # fmt: skip
 
-        return self.change({"img": x}, run)["img"]
+        def run(streams: Streams, **options: Any) -> Streams:
+            named = {name: streams[name] for name in names[count:]}
+            first = [streams[name] for name in names[:count]]
+            found = self.real(*first, *args[count:], **{**kwargs, **named,
+                                                        **_with_options(kwargs, options)})  # fmt: skip
+            return dict(zip(names, found if len(names) > 1 else (found,), strict=True))
+
+        changed = self.change(given, run)
+        return tuple(changed[name] for name in names) if len(names) > 1 else changed[names[0]]

@@ -11,10 +11,9 @@ from ._skipguide.families.presets import Preset
 from ._skipguide.method.request import GuidanceRequest
 from ._skipguide.method.terms import SLG, STG
 from .bins import read_schedule
-from .models import BlockChain, block_chain
 from .node_request import SKIPS, SPACES, NodeRequest, describe_terms, read_layers, schedule_request
 from .published import named_preset, preset_names, preset_schedule, presets_for, recommended_preset
-from .step import requests_of, with_request
+from .step import chain_of, requests_of, with_request
 
 PUBLISHED, CUSTOM = "published for this model", "custom"
 EXAMPLE_BINS = (
@@ -102,10 +101,6 @@ def _schema(
 
 
 # --- from inputs to requests ----------------------------------------------------------------------
-
-
-def chain_of(model: Any) -> BlockChain:
-    return block_chain(model.get_model_object("diffusion_model"))
 
 
 def _preset_row(model: Any, preset: str, kind: str, scheduled: bool = False) -> Preset:

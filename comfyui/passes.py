@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,31 @@ def model_pass(args: dict[str, Any], changes: Any, identities: Sequence[int] = (
     def parts(_chain: BlockChain, rows: Sequence[Row]) -> list[blocks.Part]:
         return [blocks.Part(changes([row.key for row in rows]), identities)]
 
-    return estimate(args, [args["cond"]], model_wrapper([POSITIVE], parts))
+    return estimate(args, [args["cond"]], model_wrapper(args["model"], [POSITIVE], parts))
+
+
+def shapes_of(args: dict[str, Any]) -> list[tuple[int, ...]]:
+    """Return the shapes of the video and of the sound where ComfyUI packs both into one tensor.
+
+    Args:
+        args: as ComfyUI calls a function behind CFG.
+    """
+    known = args["cond"][0].get("model_conds", {}).get("latent_shapes") if args["cond"] else None
+    return [tuple(shape) for shape in known.cond] if known is not None else []
+
+
+def sizes_of(args: dict[str, Any]) -> list[int]:
+    """Return how many numbers of a packed row are the video's and how many the sound's."""
+    return [math.prod(shape[1:]) for shape in shapes_of(args)]
+
+
+def outputs_of(args: dict[str, Any], estimate: Tensor) -> list[Tensor]:
+    """Return the video of an estimate, and the sound if it has one, in their own shapes."""
+    shapes, sizes = shapes_of(args), sizes_of(args)
+    if len(shapes) < 2:
+        return [estimate]
+    parts = zip(estimate.split(sizes, -1), shapes, strict=True)
+    return [part.reshape(len(estimate), *shape[1:]) for part, shape in parts]
 
 
 def origin_of(args: dict[str, Any]) -> Tensor:
@@ -132,27 +157,32 @@ def with_model_wrapper(model_options: Options, wrapper: Any) -> Options:
     return options
 
 
-def model_wrapper(names: Sequence[str | None], parts: Parts, around: Around = Around()) -> Any:
+def model_wrapper(
+    model: Any, names: Sequence[str | None], parts: Parts, around: Around = Around()
+) -> Any:
     """Return a wrapper of BaseModel.apply_model, which is called with rows of one or more prompts.
 
     Args:
+        model: the BaseModel that is sampled.
         names: of the prompts of the pass, as `names_of` returns them.
         parts: a function from the blocks and the rows of a call to what is changed in it, the
             innermost first.
         around: what other nodes have there.
     """
+    own = block_chain(model.diffusion_model)  # before other nodes change it for the call
 
     def wrapper(
         executor: Any, x: Tensor, t: Tensor, concat: Any, cross: Any, control: Any,
         options: Options, **extra: Any,
     ) -> Tensor:  # fmt: skip
-        chain = block_chain(executor.class_obj.diffusion_model)
+        called = executor.class_obj  # or its copy on another GPU
+        chain = own if called is model else block_chain(called.diffusion_model)
         numbered = zip(options["cond_or_uncond"], options["uuids"], strict=True)
         rows = [Row(place, names[place], uuid) for place, uuid in numbered]
         changed = parts(chain, rows)
         hooked = {position for part in changed for position in part.identities}
         with contextlib.ExitStack() as stack:
-            if stack.enter_context(foreign.uncompiled(executor.class_obj, chain, hooked)):
+            if stack.enter_context(foreign.uncompiled(called, chain, hooked)):
                 around.warn(COMPILED)
             for part in changed:
                 attached = blocks.attached(

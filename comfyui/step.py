@@ -26,7 +26,7 @@ from ._skipguide.method.terms import SLG, STG
 from .caches import cache_on
 from .models import BlockChain, block_chain
 from .node_request import SKIPS, ActiveTerm, NodeRequest, push_estimate
-from .passes import NEGATIVE, POSITIVE, Row, origin_of
+from .passes import NEGATIVE, POSITIVE, Row, origin_of, sizes_of
 from .run_state import RunState
 
 Tensor = torch.Tensor
@@ -40,7 +40,7 @@ def with_request(model: Any, request: NodeRequest) -> Any:
     Raises:
         ValueError: for a model that cannot be guided, or layers that it does not have.
     """
-    chain = block_chain(model.get_model_object("diffusion_model"))
+    chain = chain_of(model)
     for term in request.guidance.terms:
         chain.skipped_by(term)
     clone = model.clone()
@@ -50,6 +50,16 @@ def with_request(model: Any, request: NodeRequest) -> Any:
         clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, predict_noise)
         clone.set_model_sampler_post_cfg_function(_guide_behind_cfg)
     return clone
+
+
+def chain_of(model: Any) -> BlockChain:
+    """Return the blocks of a model (a ModelPatcher).
+
+    Raises:
+        ValueError: for a model that cannot be guided.
+    """
+    kind = type(model.model).__name__  # ComfyUI's name of the model, as SDXL
+    return block_chain(model.get_model_object("diffusion_model"), kind)
 
 
 def requests_of(model: Any) -> tuple[NodeRequest, ...]:
@@ -75,6 +85,7 @@ def predict_noise(
     with _cfg_scale(guider, sigma, run.requests):
         if not active:
             return executor(x, timestep, model_options, seed)
+        refuse_frames(model_options)
         step = Step(active, guider.conds, run, sigma)
         found = executor(x, timestep, step.options(model_options), seed)
     step.warn_of_idle_terms()
@@ -106,6 +117,20 @@ def _reads_cfg(guider: Any) -> bool:
     """Return whether a guider has one CFG scale; DualCFGGuider has the attribute, and two."""
     code = getattr(type(guider).predict_noise, "__code__", None)
     return hasattr(guider, "cfg") and (code is None or "cfg" in code.co_names)
+
+
+def refuse_frames(model_options: Options) -> None:
+    """Refuse a sampler that makes a video frame by frame, and keeps what its blocks saw before.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if "ar_state" in model_options.get("transformer_options", {}):
+        raise ValueError(
+            "skip guidance needs a sampler that makes the whole video at once, but this one goes"
+            " frame by frame and keeps the keys and values of each pass, so that the weak pass"
+            " would get into the others. Use another sampler than ar_video, or remove this node."
+        )
 
 
 def _guide_behind_cfg(args: dict[str, Any]) -> Tensor:
@@ -181,7 +206,10 @@ class Step:
 
         whole = _sees_batch(model, options)
         wrapper = passes.model_wrapper(
-            names, lambda chain, rows: self._strong_parts(chain, rows, whole), self._around(options)
+            model,
+            names,
+            lambda chain, rows: self._strong_parts(chain, rows, whole),
+            self._around(options),
         )
         found = run(passes.with_model_wrapper(options, wrapper))
         self._check_slg(model, names, conds, found, options, run)
@@ -231,7 +259,7 @@ class Step:
         new = [term for term in self.slg if number is not None and self._run.is_unchecked(term)]
         if not new or number is None or not conds[number]:
             return
-        wrapper = passes.model_wrapper(names, lambda _chain, _rows: [])
+        wrapper = passes.model_wrapper(model, names, lambda _chain, _rows: [])
         with self._run.caches.of("without SLG", model, options) as own:
             plain = run(passes.with_model_wrapper(own, wrapper))
         for term in new:
@@ -256,7 +284,7 @@ class Step:
         for number, entry in enumerate(self.weak):
             p = self._weak_estimate((number, entry.term), entry, args)
             self._run.check_effect(entry.term, c, p, self._sigma)
-            D = push_estimate(D, c, p, origin_of(args), entry)
+            D = push_estimate(D, c, p, origin_of(args), entry, sizes_of(args))
         if self._recording is not None:
             self._recording.clear()
         return D
@@ -266,6 +294,7 @@ class Step:
         whole = _sees_batch(args["model"], options) and args["uncond"] is not None
         conds = [args["cond"], args["uncond"]] if whole else [args["cond"]]
         wrapper = passes.model_wrapper(
+            args["model"],
             passes.names_of(conds, self._conds),
             lambda chain, rows: self._weak_parts(entry, chain, rows),
             self._around(options),
@@ -286,7 +315,8 @@ class Step:
         if entry.share_prefix and self._recording is not None:
             recorded = self._recording.streams(skipped[0], [row.key for row in rows])
         weak = [row.place == 0 for row in rows]
-        changes = blocks.weak_changes(skipped, skip, None)
+        isolation = chain.sites[skipped[0]].stack.isolation
+        changes = blocks.weak_changes(skipped, skip, None, isolation)
         parts = self._slg_parts(chain, rows, skipped[0] if recorded is not None else 0)
         parts.append(blocks.Part(changes, skipped if skip == "attention" else (), weak))
         if recorded is not None:

@@ -12,10 +12,10 @@ from comfy_api.latest import io, ui  # pyright: ignore[reportMissingImports]
 from . import map_image, measure, preset_files
 from ._skipguide.families.presets import Preset
 from .node_request import SKIPS, NodeRequest, read_layers, read_levels, schedule_request
-from .nodes import CUSTOM, chain_of, inputs_of_row, slg_request, stg_request
+from .nodes import CUSTOM, inputs_of_row, slg_request, stg_request
 from .nodes import TIPS as MORE_TIPS
 from .published import preset_schedule
-from .step import with_request
+from .step import chain_of, with_request
 
 BOTH_SKIPS = "residual and attention"
 TIPS = {

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from comfyui._skipguide.families.blocks import layer_sites  # noqa: E402
 from comfyui._skipguide.method.formula import rescale  # noqa: E402
 from comfyui._skipguide.method.request import GuidanceRequest  # noqa: E402
-from comfyui._skipguide.method.terms import SLG, STG, Bin, Schedule  # noqa: E402
+from comfyui._skipguide.method.terms import SLG, STG, Bin, Modality, Schedule  # noqa: E402
 from comfyui._skipguide.tuning.scan.layer_map import LayerMap  # noqa: E402
 from comfyui._skipguide.tuning.scan.record import ScanState  # noqa: E402
 
@@ -270,6 +270,17 @@ def test_attention_skip_refuses_cross_attention() -> None:
         attention.identity_attention(None, q, v, v, 2)
 
 
+def test_identity_of_values_that_heads_share_and_of_those_that_are_not_flat() -> None:
+    """The oracle is attention itself, as above; SD3 gives values as they lie before the heads."""
+    v, q = torch.randn(2, 2, 5, 4), 100 * torch.eye(5)[None, None].expand(2, 4, 5, 5)
+    shared = nn.functional.scaled_dot_product_attention(q, q[:, :2], v, enable_gqa=True)
+    found = attention.identity_attention(None, q, q[:, :2], v, 4, skip_reshape=True)
+    torch.testing.assert_close(found, shared.transpose(1, 2).flatten(2))
+    apart = v.transpose(1, 2)
+    found = attention.identity_attention(None, apart.flatten(2), apart.flatten(2), apart, 2)
+    assert torch.equal(found, apart.flatten(2))
+
+
 @pytest.mark.parametrize("heads_first", [False, True])
 @pytest.mark.parametrize("keep", [False, True])
 def test_identity_has_the_layout_of_attention(heads_first: bool, keep: bool) -> None:
@@ -315,8 +326,20 @@ def test_block_that_is_named_in_two_ways_is_refused(model: WanModel) -> None:
         models.block_chain(model).skipped_by(STG(node_request.read_layers("3, block:3")))
 
 
+def test_classes_are_known_by_what_they_derive_from() -> None:
+    kin = type("SomeNodesWanModel", (WanModel,), {})()
+    assert models.block_chain(kin).family.title == "Wan"
+    assert models.block_chain(kin).published_as == ()
+    unet = type("UNetModel", (nn.Module,), {})()
+    with pytest.raises(ValueError, match="is Stable Diffusion 1, 2 or XL.*PerturbedAttention"):
+        models.block_chain(unet, "SDXL")
+    odd = type("HunyuanVideo", (nn.Module,), {})()
+    with pytest.raises(ValueError, match="has them in other places: .*double_blocks"):
+        models.block_chain(odd)
+
+
 def test_model_without_a_row_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"is a Linear\. It knows: WanModel"):
+    with pytest.raises(ValueError, match=r"is Linear\. It knows: Wan, .* Load one of these"):
         models.block_chain(nn.Linear(1, 1))
 
 
@@ -420,14 +443,14 @@ def sized(model: str, width: int = 0, **depths: int) -> models.BlockChain:
         setattr(
             holder, family.stacks[name].path, nn.ModuleList(nn.Identity() for _ in range(depth))
         )
-    return models.BlockChain(family, layer_sites(family, holder), width)
+    return models.BlockChain(family, layer_sites(family, holder), width, family.published_as)
 
 
 @pytest.mark.parametrize(
     ("chain", "kind", "scheduled", "name"),
     [
         (sized("WanModel", 1536, block=30), "stg", False, "wan-1.3b"),
-        (sized("VaceWanModel", 1536, block=30), "slg", False, "wan-slg-8"),
+        (sized("WanModel", 1536, block=30), "slg", False, "wan-slg-8"),
         (sized("WanModel", 5120, block=40), "stg", False, "wan-14b"),
         (sized("LTXVModel", block=28), "stg", False, "ltx-2b"),
         (sized("LTXVModel", block=48), "stg", True, "ltx-13b-dev"),
@@ -446,9 +469,9 @@ def test_recommended_preset_is_found_by_class_and_size(
 @pytest.mark.parametrize(
     ("chain", "words"),
     [
-        (sized("WanModel", 128, block=30), "a WanModel of 30 blocks. Choose custom"),
-        (sized("AsymmDiTJoint", block=12), "an? AsymmDiTJoint of 12 blocks"),  # lab-mochi's size
-        (sized("Flux", double=20, single=40), "a Flux of 20 double blocks, 40 single blocks"),
+        (sized("WanModel", 128, block=30), "Wan, of 30 blocks. Choose custom"),
+        (sized("AsymmDiTJoint", block=12), "Mochi, of 12 blocks"),  # lab-mochi's size
+        (sized("Flux", double=20, single=40), "Flux or Chroma, of 20 double blocks, 40 single blocks"),
         (sized("LTXVModel", block=48), "needs the node Skip Guidance Schedule"),
     ],
 )
@@ -459,7 +482,7 @@ def test_model_without_a_preset_is_refused(chain: models.BlockChain, words: str)
 
 def test_preset_of_another_model_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="mochi-1-preview, 48 blocks, but this model is a WanModel"
+        ValueError, match="mochi-1-preview, 48 blocks, but this model is Wan, of 48"
     ):
         published.named_preset("mochi", sized("WanModel", block=48))
 
@@ -480,7 +503,7 @@ def test_windows_that_touch_do_not_overlap() -> None:
 def test_settings_of_a_node_reach_its_terms() -> None:
     asked = request(rescale=0.3, rescale_space="data", share_prefix=False)
     (entry,) = node_request.NodeRequest(asked).active(0.7)
-    assert entry == node_request.ActiveTerm(STG((1,)), 0.3, "data", False)
+    assert entry == node_request.ActiveTerm(STG((1,)), 0.3, "data", False, 0.3)
     off = node_request.NodeRequest(GuidanceRequest(terms=(STG((1,), 0.0),)))
     assert off.active(0.7) == []
     slg = node_request.NodeRequest(GuidanceRequest(terms=(SLG((1,)),)))
@@ -506,6 +529,27 @@ def test_push_is_that_of_predictions(space: str, phi: float) -> None:
     else:
         expected = rescale(x - sigma * F_D, c, phi)
     torch.testing.assert_close(D, expected)
+
+
+def test_sound_has_a_scale_and_a_rescaling_of_its_own() -> None:
+    """The oracle is each output alone: a video of 12 numbers, and its sound of 8."""
+    torch.manual_seed(0)
+    D, c, p, x = (torch.randn(2, 1, 20) for _ in range(4))
+    entry = node_request.ActiveTerm(STG((1,), 2.0, audio_scale=0.5), 0.7, "data", True, 0.2)
+    found = node_request.push_estimate(D, c, p, x, entry, (12, 8))
+    for part, scale, phi in ((slice(12), 2.0, 0.7), (slice(12, 20), 0.5, 0.2)):
+        alone = node_request.ActiveTerm(STG((1,), scale), phi, "data")
+        mine = [value[..., part] for value in (D, c, p, x)]
+        assert torch.equal(found[..., part], node_request.push_estimate(*mine, alone))
+
+
+def test_terms_of_one_node_are_rescaled_once_behind_the_last() -> None:
+    terms = (STG((1,)), SLG((2,)), Modality(3.0), Modality(1.0))
+    asked = GuidanceRequest(terms=terms, rescale=0.7, audio_rescale=1.0)
+    found = node_request.NodeRequest(asked).active(0.5)
+    assert [entry.term for entry in found] == [*terms[:3]]
+    phis = [(entry.rescale, entry.audio_rescale) for entry in found]
+    assert phis == [(0, 0), (0, 0), (0.7, 1.0)]
 
 
 # --- the built files ------------------------------------------------------------------------------
@@ -535,10 +579,12 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
+OF_COMFYUI = ("caches", "measure", "nodes", "pack", "passes", "run_state", "step", "tune_nodes",
+              "vendor")
 pack = pathlib.Path("pack")
 for path in pack.rglob("*.py"):
     # Of these vendor needs the library's files, the others ComfyUI.
-    if path.stem not in ("measure", "nodes", "pack", "step", "tune_nodes", "vendor"):
+    if path.stem not in OF_COMFYUI:
         parts = path.with_suffix("").parts
         importlib.import_module(".".join(part for part in parts if part != "__init__"))
 from pack import published
@@ -566,11 +612,11 @@ def scanned(model: WanModel, x: torch.Tensor, limit: float) -> scan.StateScan:
     def run(changes: Any, identities: Any) -> torch.Tensor:
         uuids = ["a"] * 1
         with blocks.attached(chain, changes(uuids), {}, identities) as options:
-            return model(x, transformer_options=options)[:, None]
+            return [model(x, transformer_options=options)[:, None]]
 
     found = scan.StateScan(chain, scan.cells_of(chain, "", node_request.SKIPS), limit)
     with torch.no_grad():
-        found.add(ScanState(0, 4, 0.8, 0.8, "m", True), run, torch.zeros_like(x[:, None]), None)
+        found.add(ScanState(0, 4, 0.8, 0.8, "m", True), run, [torch.zeros_like(x[:, None])], None)
     return found
 
 

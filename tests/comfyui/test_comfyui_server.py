@@ -27,6 +27,7 @@ LAYERS = {
     "flux": "double:2",
     "qwen": "5",
 }
+WITH_SOUND = ("ltx2", "ltx2_48", "ltx2.3", "minimax")
 PATCHED = [
     family for family in LAYERS if not family.startswith("cosmos")
 ]  # core's nodes do nothing to Cosmos
@@ -89,10 +90,12 @@ def graph(
             "sampler_name": sampler, "scheduler": "simple", "denoise": 1.0,
         },
     }  # fmt: skip
+    found["packed"] = {"class_type": "TinyPacked", "inputs": {"samples": ["sampled", 0]}}
     found["saved"] = {
         "class_type": "SaveLatent",
-        "inputs": {"samples": ["sampled", 0], "filename_prefix": "test"},
-    }
+        "inputs": {"samples": ["packed" if family in WITH_SOUND else "sampled", 0],
+                   "filename_prefix": "test"},
+    }  # fmt: skip
     return found
 
 
