@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key  # pyright:
 
 Options = dict[str, Any]
 State = dict[str, Any]
-HOLDER = "easycache"  # of EasyCache, in transformer_options
+HOLDER = "easycache"  # of EasyCache, and of LazyCache, in transformer_options
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def cache_on(model_options: Options) -> Cache | None:
     LazyCache is none here: it keeps what is behind CFG and guidance, so that it needs no more.
     """
     options = model_options.get("transformer_options", {})
-    wrapped = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
     for cache in KNOWN:
-        if cache.option in options and (cache.option != HOLDER or HOLDER in wrapped):
+        held = options.get(cache.option)
+        if held is not None and (cache.attributes or held.name == cache.name):
             return cache
     return None
 
