@@ -7,6 +7,7 @@ blocks that are skipped.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from comfyui import (  # noqa: E402
     attention,
     bins,
     blocks,
+    foreign,
     map_image,
     models,
     node_request,
@@ -51,13 +53,12 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
-        override = transformer_options.get(
-            "optimized_attention_override", lambda _, q, k, v, heads: _attend(q, k, v)
-        )
-        return override(None, x, x, self.to_v(x), 2)
+        override = transformer_options.get("optimized_attention_override")
+        given = x, x, self.to_v(x), 2
+        return override(_attend, *given) if override else _attend(*given)
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _heads: int = 2) -> torch.Tensor:
     return (q @ k.mT / 3).softmax(-1) @ v
 
 
@@ -129,7 +130,7 @@ def blocks_in(model: WanModel) -> list[Block]:
 
 
 def record(
-    model: WanModel, x: torch.Tensor, recording: blocks.Recording, position: int, uuids: list[str]
+    model: WanModel, x: torch.Tensor, recording: blocks.Recording, position: int, uuids: list[Any]
 ) -> torch.Tensor:
     changes = {position: recording.recorder(position, uuids)}
     with blocks.attached(models.block_chain(model), changes, {}) as options:
@@ -231,6 +232,145 @@ def test_a_cache_that_leaves_out_blocks_is_refused_whatever_its_name(
             run_weak(model, x, "2", skip, given)
     with pytest.raises(RuntimeError, match=message):
         record(model, x, recording, 2, ["a", "b"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("skip", node_request.SKIPS)
+def test_rows_of_some_prompts_are_weakened_and_the_others_run(
+    model: WanModel, x: torch.Tensor, skip: str
+) -> None:
+    """In one batch, as other nodes' attention may look at all of it; and one inside of another."""
+    chain = models.block_chain(model)
+
+    def part(at: int, rows: list[bool]) -> blocks.Part:
+        changes = blocks.weak_changes([at], skip, None)
+        return blocks.Part(changes, [at] if skip == "attention" else (), rows)
+
+    def run(*parts: blocks.Part) -> torch.Tensor:
+        with contextlib.ExitStack() as stack:
+            options: dict[str, Any] = {}
+            for one in parts:
+                options = stack.enter_context(
+                    blocks.attached(chain, one.changes, options, one.identities, one.rows)
+                )
+            return model(x, transformer_options=options)
+
+    found = run(part(3, [False, True]), part(2, [True, False]))
+    expected = [written_out(model, x[:2], {2}, skip), written_out(model, x[2:], {3}, skip)]
+    assert torch.allclose(found, torch.cat(expected), atol=1e-5)
+    both = run(part(3, [False, True]), part(3, [True, False]))
+    assert torch.allclose(both, written_out(model, x, {3}, skip), atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_without_a_prompt_are_not_recorded(model: WanModel, x: torch.Tensor) -> None:
+    recording = blocks.Recording([3])
+    record(model, x, recording, 3, [None, "b"])
+    assert recording.streams(3, [None]) is None
+    kept = recording.streams(3, ["b"])
+    assert kept is not None
+    assert [len(value) for value in kept.values()] == [2]
+
+
+@torch.no_grad()
+def test_attention_that_takes_no_override_is_refused(model: WanModel, x: torch.Tensor) -> None:
+    """Another node may have code of its own in the place of a block's attention."""
+    own = blocks_in(model)[2].self_attn
+    own.forward = lambda x, transformer_options: _attend(x, x, own.to_v(x))
+    with pytest.raises(RuntimeError, match='of block "block:2" must take the values alone'):
+        run_weak(model, x, "2", "attention", None)
+    assert torch.allclose(
+        run_weak(model, x, "2", "residual", None), written_out(model, x, {2}, "residual")
+    )
+
+
+@torch.no_grad()
+def test_a_cache_with_a_state_of_its_own_may_leave_out_all_blocks_or_none(x: torch.Tensor) -> None:
+    model = WanModel()
+    chain, changes = models.block_chain(model), blocks.weak_changes([2], "residual", None)
+    with blocks.attached(chain, changes, {}, may_be_left_out=True):
+        pass  # the model is not called
+    changes = {1: blocks.run_block, **changes}
+    model.blocks = model.blocks[:2]
+    with (
+        pytest.raises(RuntimeError, match=r"Another node \(a pack\) keeps what an earlier pass"),
+        blocks.attached(chain, changes, {}, may_be_left_out=True, suspected="a pack") as options,
+    ):
+        model(x, transformer_options=options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_compiled_code_does_not_see_runs_uncompiled(x: torch.Tensor, whole: bool) -> None:
+    """Compiled as a whole the model does not look at new patches, and no block at new hooks."""
+    model = WanModel()
+    expected = {skip: written_out(model, x, {2}, skip) for skip in node_request.SKIPS}
+    base = nn.Module()
+    base.diffusion_model = model
+    chain = models.block_chain(model)
+    unguarded = {"guard_filter_fn": lambda guards: ["options" not in g.name for g in guards]}
+    if whole:
+        base.diffusion_model = torch.compile(model, backend="eager", options=unguarded)
+    else:
+        for index, block in enumerate(blocks_in(model)):
+            model.blocks[index] = torch.compile(block, backend="eager", options=unguarded)  # pyright: ignore[reportArgumentType]
+    base.diffusion_model(x, transformer_options={})  # pyright: ignore[reportCallIssue]
+    for skip in node_request.SKIPS:
+        identities = [2] if skip == "attention" else []
+        changes = blocks.weak_changes([2], skip, None)
+        with (
+            foreign.uncompiled(base, chain, identities) as was_whole,
+            blocks.attached(chain, changes, {}, identities) as options,
+        ):
+            assert was_whole == whole
+            found = base.diffusion_model(x, transformer_options=options)  # pyright: ignore[reportCallIssue]
+        assert torch.allclose(found, expected[skip], atol=1e-5), skip
+    torch._dynamo.reset()
+
+
+def test_a_window_is_resolved_where_it_runs() -> None:
+    asked = node_request.NodeRequest(request(), percents=(0.25, 0.75))
+    for shift in (1.0, 3.0):
+
+        def sigma_at(percent: float, shift: float = shift) -> float:
+            return shift * (1 - percent) / (1 + (shift - 1) * (1 - percent))
+
+        found = asked.resolved(sigma_at)
+        assert found.sigmas == pytest.approx((sigma_at(0.75), sigma_at(0.25)))
+        assert [bool(found.active(value)) for value in (sigma_at(0.2), sigma_at(0.5))] == [
+            False, True,
+        ]  # fmt: skip
+    always = node_request.NodeRequest(request())
+    assert always.resolved(abs) is always
+
+
+@pytest.mark.parametrize(
+    ("options", "patches", "expected"),
+    [
+        ({}, [], False),
+        ({"patches": {"attn1_output_patch": [print]}}, [], True),
+        ({"patches": {"attn2_patch": [print]}}, [], True),
+        ({"patches": {"double_block": [print], "attn1_patch": []}}, [], False),
+        ({"patches_replace": {"attn1": {("double_block", 1): print}}}, [], True),
+        ({"patches_replace": {"dit": {("double_block", 1): print}}}, [], False),
+        ({}, ["diffusion_model.blocks.0.cross_attn.forward"], True),
+        ({}, ["model_sampling", "diffusion_model.blocks.0.ffn.forward"], False),
+    ],
+)
+def test_code_in_the_attention_sees_the_batch(
+    options: dict[str, Any], patches: list[str], expected: bool
+) -> None:
+    assert foreign.sees_the_batch({"transformer_options": options}, patches) == expected
+
+
+def test_packs_of_other_nodes_are_named() -> None:
+    def around() -> None: ...
+
+    around.__module__ = "/comfy/custom_nodes/Comfy-WaveSpeed.fbcache_nodes"
+    wrappers = {"diffusion_model": {"easycache": [], "skipguide": [], None: []}}
+    found = {"model_function_wrapper": around, "transformer_options": {"wrappers": wrappers}}
+    assert foreign.suspects(found) == "Comfy-WaveSpeed, easycache"
+    assert foreign.suspects({}) == ""
 
 
 @torch.no_grad()
@@ -471,7 +611,10 @@ def test_recommended_preset_is_found_by_class_and_size(
     [
         (sized("WanModel", 128, block=30), "Wan, of 30 blocks. Choose custom"),
         (sized("AsymmDiTJoint", block=12), "Mochi, of 12 blocks"),  # lab-mochi's size
-        (sized("Flux", double=20, single=40), "Flux or Chroma, of 20 double blocks, 40 single blocks"),
+        (
+            sized("Flux", double=20, single=40),
+            "Flux or Chroma, of 20 double blocks, 40 single blocks",
+        ),
         (sized("LTXVModel", block=48), "needs the node Skip Guidance Schedule"),
     ],
 )
