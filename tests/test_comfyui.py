@@ -308,7 +308,9 @@ def test_what_compiled_code_does_not_see_runs_uncompiled(x: torch.Tensor, whole:
     base = nn.Module()
     base.diffusion_model = model
     chain = models.block_chain(model)
-    unguarded = {"guard_filter_fn": lambda guards: ["options" not in g.name for g in guards]}
+    unguarded: dict[str, Any] = {
+        "guard_filter_fn": lambda guards: ["options" not in g.name for g in guards]
+    }
     if whole:
         base.diffusion_model = torch.compile(model, backend="eager", options=unguarded)
     else:
