@@ -195,9 +195,7 @@ def _patch(change: Change, names: Sequence[str], inner: Patch | None) -> Patch:
     def patch(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         def run(streams: Streams, **options: Any) -> Streams:
             given = {**args, **streams, **_with_options(args, options)}
-            found = inner(given, extra) if inner else extra["original_block"](given)
-            # Kandinsky's blocks return the stream itself.
-            return {names[0]: found} if isinstance(found, Tensor) else found
+            return inner(given, extra) if inner else extra["original_block"](given)
 
         return {**args, **change({name: args[name] for name in names}, run)}
 

@@ -187,9 +187,9 @@ FAMILIES = {
         "Cosmos Predict 2 or Anima", ("MiniTrainDIT",),
         {"block": _stack("blocks", attention="self_attn", patch="")},
     ),
-    **_family(
+    **_family(  # its replacement patches cannot run the block: they name arguments it has not
         "Kandinsky 5", ("Kandinsky5",),
-        {"block": _stack("visual_transformer_blocks", ("x",), "self_attention")},
+        {"block": _stack("visual_transformer_blocks", attention="self_attention", patch="")},
     ),
     **_family("MiniMax H3", ("MiniMaxH3Model",), {"block": _stack("blocks", attention="attn")},
               outputs=_SOUND),

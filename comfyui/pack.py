@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io  # pyright: ignore[reportMissingImports]
 
-from .nodes import SkipGuideGuider, SkipGuideInfo, SkipGuideSchedule, SkipGuideSLG, SkipGuideSTG
+from .nodes import (
+    SkipGuideGuider,
+    SkipGuideInfo,
+    SkipGuideSchedule,
+    SkipGuideSLG,
+    SkipGuideSTG,
+    inputs_of_row,
+)
+from .page import serve_presets
 from .tune_nodes import SkipGuideLayerMap, SkipGuidePresetFile
 
 
 class SkipGuide(ComfyExtension):
     """The pack."""
+
+    async def on_load(self) -> None:
+        serve_presets(inputs_of_row)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [SkipGuideSTG, SkipGuideSLG, SkipGuideSchedule, SkipGuideGuider,

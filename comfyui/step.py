@@ -27,6 +27,7 @@ from . import blocks
 from ._skipguide.method.terms import SLG, STG
 from .models import BlockChain, block_chain
 from .node_request import SKIPS, ActiveTerm, NodeRequest, Term, describe_terms, push_estimate
+from .page import warn
 
 Tensor = torch.Tensor
 Options = dict[str, Any]
@@ -114,14 +115,13 @@ def _report(requests: Sequence[NodeRequest], model_options: Options, guider: Any
         return
     sigmas = given[:-1].tolist()
     if any(isinstance(term, SLG) for term in terms) and getattr(guider, "cfg", 0) == 1:
-        _log.warning(
+        warn(
             "SLG skips layers in the unconditional pass, and this run has none, because its CFG"
             " is 1"
         )
     count = sum(any(request.active(value) for request in requests) for value in sigmas)
-    level = logging.INFO if count else logging.WARNING
-    words = describe_terms(terms)
-    _log.log(level, "skip guidance (%s): %d of %d steps are guided", words, count, len(sigmas))
+    text = f"skip guidance ({describe_terms(terms)}): {count} of {len(sigmas)} steps are guided"
+    (_log.info if count else warn)(text)
 
 
 def refuse_caches(model_options: Options) -> None:

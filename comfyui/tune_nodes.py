@@ -14,6 +14,7 @@ from ._skipguide.families.presets import Preset
 from .node_request import SKIPS, NodeRequest, read_layers, read_levels, schedule_request
 from .nodes import CUSTOM, inputs_of_row, slg_request, stg_request
 from .nodes import TIPS as MORE_TIPS
+from .page import schema_of
 from .published import preset_schedule
 from .step import chain_of, with_request
 
@@ -38,7 +39,7 @@ class SkipGuidePresetFile(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         choices = preset_files.file_choices(own_folder())
         cfg = TIPS["cfg"]
-        return io.Schema(
+        return schema_of(
             node_id="SkipGuidePresetFile",
             display_name="Skip Guidance Preset File",
             category="skipguide",
@@ -93,7 +94,7 @@ class SkipGuideLayerMap(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
         whole = {"min": 1, "max": 10_000}
-        return io.Schema(
+        return schema_of(
             node_id="SkipGuideLayerMap",
             display_name="Skip Layer Map",
             category="skipguide",

@@ -7,6 +7,7 @@ blocks that are skipped.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -338,6 +339,32 @@ def test_classes_are_known_by_what_they_derive_from() -> None:
         models.block_chain(odd)
 
 
+def kept_as(model: str, **attributes: Any) -> nn.Module:
+    """Return an empty model of a class, with what tells checkpoints of it apart."""
+    made = type(model, (nn.Module,), {})()
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(16, 4, 1)), {"WanPipeline"}),
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(36, 4, 1)), {"WanImageToVideoPipeline"}),
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(48, 4, 1)), set()),  # FunControl
+        (kept_as("HunyuanVideo", patch_size=[1, 2, 2], in_channels=16), {"HunyuanVideoPipeline"}),
+        (kept_as("HunyuanVideo", patch_size=[1, 2, 2], in_channels=33), set()),  # image to video
+        (kept_as("HunyuanVideo", patch_size=[1, 1], in_channels=64), set()),  # HunyuanImage
+        (kept_as("LTXAVModel", apply_gated_attention=False), {"Lightricks/LTX-2"}),
+    ],
+)
+def test_published_settings_are_for_the_model_that_they_were_published_for(
+    model: nn.Module, names: set[str]
+) -> None:
+    assert set(models.FAMILIES[type(model).__name__].published(model)) == names
+
+
 def test_model_without_a_row_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"is Linear\. It knows: Wan, .* Load one of these"):
         models.block_chain(nn.Linear(1, 1))
@@ -430,7 +457,14 @@ def test_published_bins_of_ltx_13b_are_the_official_ones() -> None:
 def test_every_published_row_can_be_used(name: str) -> None:
     row = published.published_presets()[name]
     if row.schedule:
-        assert published.preset_schedule(row).bins
+        made = published.preset_schedule(row)
+        assert made.bins
+        written = bins.read_schedule(bins.write_schedule(row.schedule)).bins
+        close = [pytest.approx(entry.sigma, rel=1e-5) for entry in made.bins]
+        assert [entry.sigma for entry in written] == close
+        assert [dataclasses.replace(entry, sigma=(0, 1)) for entry in written] == [
+            dataclasses.replace(entry, sigma=(0, 1)) for entry in made.bins
+        ]
     elif row.layers:
         assert node_request.read_layers(row.layers)
 
@@ -582,7 +616,7 @@ sys.meta_path.insert(0, Blocked())
 pack = pathlib.Path("pack")
 for path in pack.rglob("*.py"):
     # Of these vendor needs the library's files, the others ComfyUI.
-    if path.stem not in ("measure", "nodes", "pack", "step", "tune_nodes", "vendor"):
+    if path.stem not in ("measure", "nodes", "pack", "page", "step", "tune_nodes", "vendor"):
         parts = path.with_suffix("").parts
         importlib.import_module(".".join(part for part in parts if part != "__init__"))
 from pack import published
