@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from comfy_server import Graph, Refused, Server
-from test_comfyui_server import Node, apart, core, graph, slg, stg
+from test_comfyui_server import Node, apart, core, custom, graph, slg, stg
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(900)]
 
@@ -155,10 +155,14 @@ def test_what_a_model_has_not_is_refused(
 
 
 def test_a_video_made_frame_by_frame_is_refused(server: Server) -> None:
-    found: Graph = graph("wan_causal", stg(layers="5"), sampler="ar_video", cfg=1.0)
-    plain = graph("wan_causal", sampler="ar_video", cfg=1.0)
-    if "ar_video" not in str(server.ask("/object_info/KSampler")):
-        pytest.skip("this ComfyUI has no sampler ar_video")
-    server.run(plain)
-    with pytest.raises(Refused, match="goes frame by frame"):
+    if not server.ask("/object_info/SamplerARVideo"):
+        pytest.skip("this ComfyUI has no SamplerARVideo")
+
+    def run(*nodes: Node) -> None:
+        found: Graph = custom("wan_causal", ("BasicGuider", {"conditioning": ["pos", 0]}), nodes)
+        found["euler"] = {"class_type": "SamplerARVideo", "inputs": {"num_frame_per_block": 1}}
         server.run(found)
+
+    run()
+    with pytest.raises(Refused, match="goes"):
+        run(stg(layers="5"))

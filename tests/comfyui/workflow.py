@@ -18,6 +18,7 @@ from comfy_server import ROOT, Graph, Server
 FOLDER = ROOT / "comfyui" / "example_workflows"
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _WIDTH, _GAP = 340, 60
+_ABSENT = object()
 Info = dict[str, Any]  # what /object_info says of each class
 
 
@@ -83,7 +84,10 @@ def graph_of(page: dict[str, Any], info: Info) -> Graph:
         values = iter(node["widgets_values"])
         inputs: dict[str, Any] = {}
         for name, _, options in _declared(node["type"], info, widgets=True):
-            inputs[name] = next(values)
+            value = next(values, _ABSENT)
+            if value is _ABSENT:  # a later version's, which keeps its default
+                continue
+            inputs[name] = value
             if options.get("control_after_generate"):
                 next(values)
         inputs.update({entry["name"]: sources[entry["link"]] for entry in node["inputs"]})
@@ -114,6 +118,8 @@ def _sockets(node: dict[str, Any], info: Info) -> list[tuple[str, str]]:
 def _values(node: dict[str, Any], info: Info) -> list[Any]:
     values = []
     for name, _, options in _declared(node["class_type"], info, widgets=True):
+        if name not in node["inputs"]:  # a later version's, which keeps its default
+            continue
         values.append(node["inputs"][name])
         if options.get("control_after_generate"):
             values.append("fixed")
