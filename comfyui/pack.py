@@ -19,9 +19,7 @@ from .tune_nodes import SkipGuideLayerMap, SkipGuidePresetFile
 class SkipGuide(ComfyExtension):
     """The pack."""
 
-    async def on_load(self) -> None:
-        serve_presets(inputs_of_row)
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        serve_presets(inputs_of_row)  # not in on_load, which ComfyUI 0.3.64 does not call
         return [SkipGuideSTG, SkipGuideSLG, SkipGuideSchedule, SkipGuideGuider,
                 SkipGuidePresetFile, SkipGuideLayerMap, SkipGuideInfo]  # fmt: skip
