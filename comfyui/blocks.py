@@ -120,7 +120,8 @@ def weak_changes(
             before it.
         isolation: for that, as for `isolate_by`.
     """
-    change = {"residual": bypass, ISOLATION: isolate_by(isolation)}.get(skip, run_block)
+    ways: dict[str, Change] = {"residual": bypass, ISOLATION: isolate_by(isolation)}
+    change = ways.get(skip, run_block)
     changes: dict[int, Change] = dict.fromkeys(skipped, change)
     if recorded is not None:
         changes.update(dict.fromkeys(range(skipped[0]), bypass))
@@ -221,10 +222,10 @@ class ChangedBlock(ModuleProxy):
                  **{name: kwargs[name] for name in names[count:]}}  # fmt: skip
 
         def run(streams: Streams, **options: Any) -> Streams:
-            named = {name: streams[name] for name in names[count:]}
             first = [streams[name] for name in names[:count]]
-            found = self.real(*first, *args[count:], **{**kwargs, **named,
-                                                        **_with_options(kwargs, options)})  # fmt: skip
+            named = {**kwargs, **{name: streams[name] for name in names[count:]}}
+            named.update(_with_options(kwargs, options))
+            found = self.real(*first, *args[count:], **named)
             return dict(zip(names, found if len(names) > 1 else (found,), strict=True))
 
         changed = self.change(given, run)

@@ -145,8 +145,9 @@ class SkipGuideLayerMap(io.ComfyNode):
         seeds = [(seed + number) % 2**64 for number in range(trajectories)]
         skips = SKIPS if skip == BOTH_SKIPS else [skip]
         found = measure.measure(model, how, read_levels(levels), seeds, layers, skips)
-        table, first = map_image.table(found), found.shortlist()
+        picture, table, first = map_image.draw(found), map_image.table(found), found.shortlist()
+        shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
         return io.NodeOutput(
-            map_image.draw(found), table, first[0].layer if first else "",
-            map_image.describe_shortlist(first), ui=ui.PreviewText(table),
+            picture, table, first[0].layer if first else "", map_image.describe_shortlist(first),
+            ui=shown,
         )  # fmt: skip

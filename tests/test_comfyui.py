@@ -332,10 +332,10 @@ def test_classes_are_known_by_what_they_derive_from() -> None:
     assert models.block_chain(kin).family.title == "Wan"
     assert models.block_chain(kin).published_as == ()
     unet = type("UNetModel", (nn.Module,), {})()
-    with pytest.raises(ValueError, match="is Stable Diffusion 1, 2 or XL.*PerturbedAttention"):
+    with pytest.raises(ValueError, match=r"is Stable Diffusion 1, 2 or XL.*PerturbedAttention"):
         models.block_chain(unet, "SDXL")
     odd = type("HunyuanVideo", (nn.Module,), {})()
-    with pytest.raises(ValueError, match="has them in other places: .*double_blocks"):
+    with pytest.raises(ValueError, match=r"has them in other places: .*double_blocks"):
         models.block_chain(odd)
 
 
@@ -505,7 +505,10 @@ def test_recommended_preset_is_found_by_class_and_size(
     [
         (sized("WanModel", 128, block=30), "Wan, of 30 blocks. Choose custom"),
         (sized("AsymmDiTJoint", block=12), "Mochi, of 12 blocks"),  # lab-mochi's size
-        (sized("Flux", double=20, single=40), "Flux or Chroma, of 20 double blocks, 40 single blocks"),
+        (
+            sized("Flux", double=20, single=40),
+            "Flux or Chroma, of 20 double blocks, 40 single blocks",
+        ),
         (sized("LTXVModel", block=48), "needs the node Skip Guidance Schedule"),
     ],
 )
@@ -573,7 +576,7 @@ def test_sound_has_a_scale_and_a_rescaling_of_its_own() -> None:
     found = node_request.push_estimate(D, c, p, x, entry, (12, 8))
     for part, scale, phi in ((slice(12), 2.0, 0.7), (slice(12, 20), 0.5, 0.2)):
         alone = node_request.ActiveTerm(STG((1,), scale), phi, "data")
-        mine = [value[..., part] for value in (D, c, p, x)]
+        mine = (D[..., part], c[..., part], p[..., part], x[..., part])
         assert torch.equal(found[..., part], node_request.push_estimate(*mine, alone))
 
 
@@ -641,7 +644,7 @@ def scanned(model: WanModel, x: torch.Tensor, limit: float) -> scan.StateScan:
     """A scan of the toy, whose tokens lie as rows and columns: `(B, N, D)` as `(B, 1, N, D)`."""
     chain = models.block_chain(model)
 
-    def run(changes: Any, identities: Any) -> torch.Tensor:
+    def run(changes: Any, identities: Any) -> list[torch.Tensor]:
         uuids = ["a"] * 1
         with blocks.attached(chain, changes(uuids), {}, identities) as options:
             return [model(x, transformer_options=options)[:, None]]

@@ -47,7 +47,17 @@ BY_HAND = {
     "ltx2.3": ("28", "transformer_blocks.28", "attn1,audio_attn1"),
 }
 # Two streams, or a block with another name for its forward: there core's node is the oracle.
-PAIRS = {"animate2", "mochi", "qwen", "sd3", "sd3.5", "hunyuan1.5", "hunyuan_image", "chroma", "flux2"}
+PAIRS = {
+    "animate2",
+    "mochi",
+    "qwen",
+    "sd3",
+    "sd3.5",
+    "hunyuan1.5",
+    "hunyuan_image",
+    "chroma",
+    "flux2",
+}
 
 
 def by_hand(block: str, attention: str) -> Node:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from comfy_server import ROOT, Server
-from support.served import BROWSER, run_chromium
 from test_comfyui_server import graph, slg
+
+from support.served import BROWSER, run_chromium
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(900), *BROWSER]
 

@@ -149,8 +149,10 @@ FAMILIES = {
     ),
     "lumina": Family("Lumina2", _LUMINA, (16, 16, 16), (8, 32), mask=True),
     "zimage": Family(
-        "ZImage", {**_LUMINA, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "z_image_modulation": True, "time_scale": 1000.0,
-                   "pad_tokens_multiple": 4}, (16, 16, 16), (8, 32),
+        "ZImage",
+        {**_LUMINA, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "z_image_modulation": True,
+         "time_scale": 1000.0, "pad_tokens_multiple": 4},
+        (16, 16, 16), (8, 32),
     ),
     "ltx2": Family("LTXAV", _LTX_2, _LTX_LATENT, (8, 64), **_LTX_2_REST),
     "ltx2_48": Family("LTXAV", {**_LTX_2, "num_layers": 48}, _LTX_LATENT, (8, 64), **_LTX_2_REST),
