@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ import torch
 from ._skipguide.families.blocks import LayerSite
 from ._skipguide.families.schema import Stack
 from ._skipguide.method.perturbations import ISOLATION
-from ._skipguide.weak.patching import ModuleProxy, patched
+from ._skipguide.weak.patching import ModuleProxy, get_child, patched
 from .attention import override_attention
 from .models import BlockChain
 
@@ -30,18 +32,24 @@ Patch = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]  # as ComfyUI
 class Recording:
     """The inputs of some blocks in the conditional pass: streams `(B, N, D)` by block and prompt.
 
-    ComfyUI identifies a prompt by the uuid that it gives to each conditioning.
+    What identifies a prompt is up to the caller. The uuid that ComfyUI gives to each conditioning
+    is not enough: prompts share those of their areas.
     """
 
     def __init__(self, positions: Sequence[int]) -> None:
         self._found: dict[int, dict[Any, list[Streams]]] = {position: {} for position in positions}
 
     def recorder(self, position: int, uuids: Sequence[Any]) -> Change:
-        """Return a change that copies what enters a block, for ComfyUI's blocks work in place."""
+        """Return a change that copies what enters a block, for ComfyUI's blocks work in place.
+
+        Rows whose prompt is None are not kept.
+        """
 
         def record(streams: Streams, run: Run) -> Streams:
             rows = {name: _rows_of(value, len(uuids)) for name, value in streams.items()}
             for number, uuid in enumerate(uuids):
+                if uuid is None:
+                    continue
                 kept = {name: chunks[number] for name, chunks in rows.items()}
                 self._found[position].setdefault(uuid, []).append(kept)
             return run(streams)
@@ -72,8 +80,8 @@ def tensors_of(value: Value) -> tuple[Tensor, ...]:
 def _rows_of(value: Value, count: int) -> list[Value]:
     """Return copies of the rows of each prompt."""
     if isinstance(value, Tensor):
-        return list(value.clone().chunk(count))
-    return list(zip(*(part.clone().chunk(count) for part in value), strict=True))
+        return [rows.clone() for rows in value.chunk(count)]
+    return list(zip(*([rows.clone() for rows in part.chunk(count)] for part in value), strict=True))
 
 
 def _join(values: Sequence[Value]) -> Value:
@@ -107,6 +115,28 @@ def resume_from(recorded: Streams, change: Change) -> Change:
     return lambda _streams, run: change(recorded, run)
 
 
+def only_rows(change: Change, chosen: Sequence[bool]) -> Change:
+    """Return a change for the rows of some prompts of a batch; the block runs for the others.
+
+    It runs with all rows, as some patches of other nodes look at all.
+
+    Args:
+        chosen: an entry for each prompt, all of which have as many rows.
+    """
+
+    def changed(streams: Streams, run: Run) -> Streams:
+        copied = {name: _join(_rows_of(value, 1)) for name, value in streams.items()}
+        weak, whole = change(copied, run), run(streams)
+        return {name: _merged(weak[name], whole[name], chosen) for name in streams}
+
+    return change if all(chosen) else changed
+
+
+def _merged(weak: Value, whole: Value, chosen: Sequence[bool]) -> Value:
+    pairs = zip(*(_rows_of(value, len(chosen)) for value in (weak, whole)), chosen, strict=True)
+    return _join([rows if taken else others for rows, others, taken in pairs])
+
+
 def weak_changes(
     skipped: Sequence[int], skip: str, recorded: Streams | None, isolation: Sequence[str] = ()
 ) -> dict[int, Change]:
@@ -124,9 +154,28 @@ def weak_changes(
     change = ways.get(skip, run_block)
     changes: dict[int, Change] = dict.fromkeys(skipped, change)
     if recorded is not None:
-        changes.update(dict.fromkeys(range(skipped[0]), bypass))
-        changes[skipped[0]] = resume_from(recorded, change)
+        changes.update(prefix_changes(skipped[0], recorded, change))
     return changes
+
+
+def prefix_changes(first: int, recorded: Streams, change: Change = run_block) -> dict[int, Change]:
+    """Return what the blocks up to the first skipped one do where the pass starts at that one."""
+    return {**dict.fromkeys(range(first), bypass), first: resume_from(recorded, change)}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks that are changed in a call of the model.
+
+    Args:
+        changes: what blocks do, by position.
+        identities: positions of blocks whose self-attention gets the identity map (Eq. 17).
+        rows: an entry for each prompt of the batch: whether its rows are changed; () is all.
+    """
+
+    changes: Mapping[int, Change]
+    identities: Sequence[int] = ()
+    rows: Sequence[bool] = ()
 
 
 @contextlib.contextmanager
@@ -135,23 +184,31 @@ def attached(
     changes: Mapping[int, Change],
     options: Options,
     identities: Sequence[int] = (),
+    rows: Sequence[bool] = (),
+    may_be_left_out: bool = False,
+    suspected: str = "",
 ) -> Iterator[dict[str, Any]]:
     """Change blocks of a model as long as the context lasts.
 
     Args:
-        changes: what blocks do, by position.
+        changes, identities, rows: as a Part has them.
         options: the transformer_options of the call.
-        identities: positions of blocks whose self-attention gets the identity map (Eq. 17).
+        may_be_left_out: whether a cache may take the place of the call: all or none of the blocks
+            are reached.
+        suspected: names of what is around the call, for the error.
 
     Yields:
         The transformer_options to call the model with.
 
     Raises:
-        RuntimeError: at the end, if a changed block was not reached. A cache of another node keeps
-            what blocks returned in an earlier pass, whatever it calls itself.
+        RuntimeError: at the end, if a changed block or attention was not reached. A cache of
+            another node keeps what blocks returned in an earlier pass, whatever it calls itself.
     """
     reached: set[int] = set()
-    changes = {position: _noting(reached, position, run) for position, run in changes.items()}
+    changes = {
+        position: _noting(reached, position, only_rows(change, rows) if rows else change)
+        for position, change in changes.items()
+    }
     replaced = dict(options.get("patches_replace", {}))
     replaced["dit"] = dict(replaced.get("dit", {}))
     proxies = []
@@ -160,18 +217,34 @@ def attached(
         if key[0]:
             replaced["dit"][key] = _patch(change, site.stack.streams, replaced["dit"].get(key))
         else:
-            proxies.append((*site.entry, ChangedBlock(site.block, change, site.stack)))
+            proxies.append((*site.entry, ChangedBlock(get_child(*site.entry), change, site.stack)))
+    overridden: set[int] = set()
     with contextlib.ExitStack() as undo:
         undo.enter_context(patched(proxies))
         for position in identities:
-            _override_attentions(chain.sites[position], undo)
+            _override_attentions(
+                chain.sites[position], rows, partial(overridden.add, position), undo
+            )
         yield {**options, "patches_replace": replaced}
-    missed = sorted(set(changes) - reached)
+    if not (may_be_left_out and not reached):
+        _require_all(chain, set(changes) - reached, set(identities) - overridden, suspected)
+
+
+def _require_all(chain: BlockChain, missed: set[int], unchanged: set[int], suspected: str) -> None:
+    """Raise where the model went another way than through the changed blocks."""
+    by = f" ({suspected})" if suspected else ""
     if missed:
         raise RuntimeError(
-            f'block "{chain.sites[missed[0]].address}" must run in each pass of a guided step, but'
-            " the model did not reach it. Another node keeps what an earlier pass returned, as a"
-            " cache does, or skips blocks. Remove that node; LazyCache may stay."
+            f'block "{chain.sites[min(missed)].address}" must run in each pass of a guided step,'
+            f" but the model did not reach it. Another node{by} keeps what an earlier pass"
+            " returned, as a cache does, or skips blocks. Remove that node; EasyCache, LazyCache,"
+            " TeaCache and MagCache may stay."
+        )
+    if unchanged:
+        raise RuntimeError(
+            f'the attention of block "{chain.sites[min(unchanged)].address}" must take the values'
+            f" alone, but it was computed in another way. Another node{by} has code of its own"
+            " there. Use residual skip, or remove that node."
         )
 
 
@@ -185,9 +258,12 @@ def _noting(reached: set[int], position: int, change: Change) -> Change:
     return noted
 
 
-def _override_attentions(site: LayerSite, undo: contextlib.ExitStack) -> None:
+def _override_attentions(
+    site: LayerSite, rows: Sequence[bool], note: Callable[[], None], undo: contextlib.ExitStack
+) -> None:
     for path, override in site.stack.attention.items():
-        undo.callback(override_attention(site.block.get_submodule(path), override))
+        module = site.block.get_submodule(path)
+        undo.callback(override_attention(module, override, rows, note))
 
 
 def _patch(change: Change, names: Sequence[str], inner: Patch | None) -> Patch:

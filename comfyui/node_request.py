@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -74,10 +74,20 @@ class NodeRequest:
         guidance: its terms, or its schedule.
         sigmas: (low, high): the terms act at noise levels low < sigma <= high. The bins of a
             schedule have noise levels of their own, low <= sigma < high, as they are published.
+        percents: (start, end) of a run, in the place of `sigmas`. Which levels they are is known
+            when it runs: a node behind this one may shift the levels.
     """
 
     guidance: GuidanceRequest
     sigmas: tuple[float, float] = (-math.inf, math.inf)
+    percents: tuple[float, float] | None = None
+
+    def resolved(self, percent_to_sigma: Callable[[float], float]) -> NodeRequest:
+        """Return the request with the noise levels of its percents."""
+        if self.percents is None:
+            return self
+        high, low = (float(percent_to_sigma(percent)) for percent in self.percents)
+        return replace(self, sigmas=(low, high), percents=None)
 
     def active(self, sigma: float) -> list[ActiveTerm]:
         """Return the terms that change something at this noise level."""
@@ -145,9 +155,8 @@ def push_estimate(
 def _push(values: Sequence[Tensor], active: ActiveTerm, scale: float, phi: float) -> Tensor:
     """Return D with the push of one output of the model, of whose values D, c, p, origin are."""
     D, c, p, origin = values
-    if (
-        isinstance(active.term, STG) and active.term.normalize
-    ):  # to a tenth of the length of the prediction
+    assert isinstance(active.term, STG)
+    if active.term.normalize:  # to a tenth of the length of the prediction
         push = skip_guidance(c - origin, [p - origin], [scale], normalized=[True])
     else:
         push = skip_guidance(c, [p], [scale])

@@ -153,7 +153,7 @@ def stg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
         rescale_space=inputs.get("rescale_of", "prediction"),
         share_prefix=inputs.get("share_prefix", True),
     )
-    return NodeRequest(guidance, _sigmas(model, inputs))
+    return NodeRequest(guidance, percents=_percents(inputs))
 
 
 def _stg_terms(inputs: dict[str, Any]) -> tuple[STG, ...]:
@@ -178,18 +178,17 @@ def _unless_minus_one(value: float | None) -> float | None:
 def slg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
     inputs = _with_preset(model, "slg", inputs)
     guidance = GuidanceRequest(terms=(SLG(read_layers(inputs["layers"]), inputs["skip"]),))
-    return NodeRequest(guidance, _sigmas(model, inputs))
+    return NodeRequest(guidance, percents=_percents(inputs))
 
 
-def _sigmas(model: Any, inputs: dict[str, Any]) -> tuple[float, float]:
+def _percents(inputs: dict[str, Any]) -> tuple[float, float]:
     start, end = inputs["start_percent"], inputs["end_percent"]
     if not start < end:
         raise ValueError(
             f"end_percent must be above start_percent, but start_percent is {start:g} and"
             f" end_percent is {end:g}. Swap them."
         )
-    sampling = model.get_model_object("model_sampling")
-    return float(sampling.percent_to_sigma(end)), float(sampling.percent_to_sigma(start))
+    return start, end
 
 
 def _problem(read: Any, preset: str | None, text: str | None) -> bool | str:

@@ -616,10 +616,12 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
+OF_COMFYUI = ("caches", "measure", "nodes", "pack", "page", "passes", "run_state", "step",
+              "tune_nodes", "vendor")
 pack = pathlib.Path("pack")
 for path in pack.rglob("*.py"):
     # Of these vendor needs the library's files, the others ComfyUI.
-    if path.stem not in ("measure", "nodes", "pack", "page", "step", "tune_nodes", "vendor"):
+    if path.stem not in OF_COMFYUI:
         parts = path.with_suffix("").parts
         importlib.import_module(".".join(part for part in parts if part != "__init__"))
 from pack import published

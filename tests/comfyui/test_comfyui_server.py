@@ -278,6 +278,9 @@ def test_windows_of_time(server: Server) -> None:
         "context_length": 5, "context_overlap": 1, "context_schedule": "standard_static",
         "context_stride": 1, "closed_loop": False, "fuse_method": "pyramid",
     }  # fmt: skip
+    later = {"freenoise": False, "retain_first_frame": False, "split_conds_to_windows": False}
+    known = server.ask("/object_info")["WanContextWindowsManual"]["input"]["required"]
+    inputs.update({name: later[name] for name in later if name in known})
     windows: Node = ("WanContextWindowsManual", inputs)
     shared, full = (
         server.run(graph("wan", windows, stg(share_prefix=share))) for share in (True, False)
@@ -454,12 +457,6 @@ def test_what_the_model_does_not_have_is_refused_by_name(
 ) -> None:
     with pytest.raises(Refused, match=words):
         server.run(graph(family, node))
-
-
-def test_caches_of_passes_are_refused(server: Server) -> None:
-    inputs = {"reuse_threshold": 0.2, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
-    with pytest.raises(Refused, match="cannot be combined with EasyCache"):
-        server.run(graph("wan", ("EasyCache", inputs), stg()))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ WAN = Preset(
 
 LTX_2 = Preset(
     model="tiny-ltx-2", pipelines=("LTX2Pipeline",), depth=48, layers=(), scale=0.0,
-    skip="attention", source="", modality_scale=3.0, rescale=0.45, audio_rescale=1.0, rescale_space="data",
+    skip="attention", source="", modality_scale=3.0, rescale=0.45, audio_rescale=1.0,
+    rescale_space="data",
 )  # fmt: skip
 
 

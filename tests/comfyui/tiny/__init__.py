@@ -15,6 +15,8 @@ import comfy.supported_models as supported  # pyright: ignore[reportMissingImpor
 import torch
 from comfy_api.latest import ComfyExtension, io  # pyright: ignore[reportMissingImports]
 
+from .others import NODES
+
 
 @dataclass(frozen=True)
 class Family:
@@ -319,7 +321,7 @@ def _family() -> Any:
 
 
 class TinyModel(io.ComfyNode):
-    """In the place of a loader."""
+    """In the place of a loader. Seeds 1000 apart are the same weights in another object."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -330,7 +332,7 @@ class TinyModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, family: str, seed: int) -> io.NodeOutput:
-        return io.NodeOutput(model_of(FAMILIES[family], seed))
+        return io.NodeOutput(model_of(FAMILIES[family], seed % 1000))
 
 
 class TinyText(io.ComfyNode):
@@ -456,7 +458,7 @@ class TinyExtension(ComfyExtension):
     """The pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TinyModel, TinyText, TinyLatent, TinyPacked, TinyByHand]
+        return [TinyModel, TinyText, TinyLatent, TinyPacked, TinyByHand, *NODES]
 
 
 async def comfy_entrypoint() -> TinyExtension:
