@@ -150,7 +150,8 @@ def weak_changes(
             before it.
         isolation: for that, as for `isolate_by`.
     """
-    change = {"residual": bypass, ISOLATION: isolate_by(isolation)}.get(skip, run_block)
+    ways: dict[str, Change] = {"residual": bypass, ISOLATION: isolate_by(isolation)}
+    change = ways.get(skip, run_block)
     changes: dict[int, Change] = dict.fromkeys(skipped, change)
     if recorded is not None:
         changes.update(prefix_changes(skipped[0], recorded, change))
@@ -271,9 +272,7 @@ def _patch(change: Change, names: Sequence[str], inner: Patch | None) -> Patch:
     def patch(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         def run(streams: Streams, **options: Any) -> Streams:
             given = {**args, **streams, **_with_options(args, options)}
-            found = inner(given, extra) if inner else extra["original_block"](given)
-            # Kandinsky's blocks return the stream itself.
-            return {names[0]: found} if isinstance(found, Tensor) else found
+            return inner(given, extra) if inner else extra["original_block"](given)
 
         return {**args, **change({name: args[name] for name in names}, run)}
 
@@ -299,10 +298,10 @@ class ChangedBlock(ModuleProxy):
                  **{name: kwargs[name] for name in names[count:]}}  # fmt: skip
 
         def run(streams: Streams, **options: Any) -> Streams:
-            named = {name: streams[name] for name in names[count:]}
             first = [streams[name] for name in names[:count]]
-            found = self.real(*first, *args[count:], **{**kwargs, **named,
-                                                        **_with_options(kwargs, options)})  # fmt: skip
+            named = {**kwargs, **{name: streams[name] for name in names[count:]}}
+            named.update(_with_options(kwargs, options))
+            found = self.real(*first, *args[count:], **named)
             return dict(zip(names, found if len(names) > 1 else (found,), strict=True))
 
         changed = self.change(given, run)

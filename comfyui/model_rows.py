@@ -91,7 +91,7 @@ def _family(
     return dict.fromkeys(models, family)
 
 
-# --- for which presets a model is the one that was measured ----------------------------------------
+# --- for which presets a model is the one that was measured ---------------------------------------
 
 
 def _is_exactly(model: nn.Module, name: str) -> bool:
@@ -100,7 +100,7 @@ def _is_exactly(model: nn.Module, name: str) -> bool:
 
 
 def _wan(model: nn.Module) -> tuple[str, ...]:
-    """Text to video has latents of 16 channels, image to video 20 more for the image."""
+    """Tell image to video by the 20 channels that it has for the image beside the 16."""
     channels = getattr(getattr(model, "patch_embedding", None), "in_channels", 0)
     known = {16: ("WanPipeline",), 36: ("WanImageToVideoPipeline",)}
     return known.get(channels, ()) if _is_exactly(model, "WanModel") else ()
@@ -117,13 +117,13 @@ def _ltx_2(model: nn.Module) -> tuple[str, ...]:
 
 
 def _hunyuan(model: nn.Module) -> tuple[str, ...]:
-    """HunyuanImage and image to video have the same class; patches and channels differ."""
+    """Tell HunyuanImage by its patches, and image to video by its channels."""
     shape = tuple(getattr(model, "patch_size", ())), getattr(model, "in_channels", 0)
     return ("HunyuanVideoPipeline",) if shape == ((1, 2, 2), 16) else ()
 
 
 def _sd3(model: nn.Module) -> tuple[str, ...]:
-    """The medium ones have 24 blocks: 3.5 a second attention in the first half, 3 no norms."""
+    """Tell 3.5 medium by the second attention of its first blocks, and 3 by its lack of norms."""
     first = model.get_submodule("joint_blocks.0.x_block")
     if getattr(first, "x_block_self_attn", False):
         return ("stabilityai/stable-diffusion-3.5-medium",)
@@ -187,9 +187,9 @@ FAMILIES = {
         "Cosmos Predict 2 or Anima", ("MiniTrainDIT",),
         {"block": _stack("blocks", attention="self_attn", patch="")},
     ),
-    **_family(
+    **_family(  # its replacement patches cannot run the block: they name arguments it has not
         "Kandinsky 5", ("Kandinsky5",),
-        {"block": _stack("visual_transformer_blocks", ("x",), "self_attention")},
+        {"block": _stack("visual_transformer_blocks", attention="self_attention", patch="")},
     ),
     **_family("MiniMax H3", ("MiniMaxH3Model",), {"block": _stack("blocks", attention="attn")},
               outputs=_SOUND),

@@ -145,17 +145,17 @@ def push_estimate(
     assert isinstance(active.term, STG)
     scales = active.term.scales(max(1, len(sizes)))
     if len(sizes) < 2:
-        return _push(D, c, p, origin, active, scales[0], active.rescale)
+        return _push((D, c, p, origin), active, scales[0], active.rescale)
     parts = zip(*(value.split(list(sizes), -1) for value in (D, c, p, origin)), strict=True)
     phis = (active.rescale, active.audio_rescale)
     rows = zip(parts, scales, phis, strict=True)
-    return torch.cat([_push(*part, active, scale, phi) for part, scale, phi in rows], -1)
+    return torch.cat([_push(part, active, scale, phi) for part, scale, phi in rows], -1)
 
 
-def _push(
-    D: Tensor, c: Tensor, p: Tensor, origin: Tensor, active: ActiveTerm, scale: float, phi: float
-) -> Tensor:
-    """Return D with the push of one output of the model."""
+def _push(values: Sequence[Tensor], active: ActiveTerm, scale: float, phi: float) -> Tensor:
+    """Return D with the push of one output of the model, of whose values D, c, p, origin are."""
+    D, c, p, origin = values
+    assert isinstance(active.term, STG)
     if active.term.normalize:  # to a tenth of the length of the prediction
         push = skip_guidance(c - origin, [p - origin], [scale], normalized=[True])
     else:

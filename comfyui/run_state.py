@@ -10,6 +10,7 @@ import torch
 
 from .caches import CacheStates
 from .node_request import NodeRequest, Term, describe_terms
+from .page import warn
 
 Tensor = torch.Tensor
 _AT_ONCE = 3  # how often the push of a term is looked at in the step itself
@@ -33,10 +34,10 @@ class RunState:
         self._said: set[str] = set()
 
     def warn_once(self, text: str) -> None:
-        """Log a warning, but only once in this run."""
+        """Warn in the log and in the page, but only once in this run."""
         if text not in self._said:
             self._said.add(text)
-            _log.warning(text)
+            warn(text)
 
     # --- whether guidance changes anything --------------------------------------------------------
 
@@ -102,7 +103,6 @@ def begin(
     terms = [term for request in resolved for term in request.guidance.terms]
     if terms and sigmas:
         count = sum(any(request.active(value) for request in resolved) for value in sigmas)
-        level = logging.INFO if count else logging.WARNING
-        words = describe_terms(terms)
-        _log.log(level, "skip guidance (%s): %d of %d steps are guided", words, count, len(sigmas))
+        text = f"skip guidance ({describe_terms(terms)}): {count} of {len(sigmas)} steps are guided"
+        (_log.info if count else warn)(text)
     return RunState(resolved, sigmas)

@@ -8,6 +8,7 @@ blocks that are skipped.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -473,11 +474,37 @@ def test_classes_are_known_by_what_they_derive_from() -> None:
     assert models.block_chain(kin).family.title == "Wan"
     assert models.block_chain(kin).published_as == ()
     unet = type("UNetModel", (nn.Module,), {})()
-    with pytest.raises(ValueError, match="is Stable Diffusion 1, 2 or XL.*PerturbedAttention"):
+    with pytest.raises(ValueError, match=r"is Stable Diffusion 1, 2 or XL.*PerturbedAttention"):
         models.block_chain(unet, "SDXL")
     odd = type("HunyuanVideo", (nn.Module,), {})()
-    with pytest.raises(ValueError, match="has them in other places: .*double_blocks"):
+    with pytest.raises(ValueError, match=r"has them in other places: .*double_blocks"):
         models.block_chain(odd)
+
+
+def kept_as(model: str, **attributes: Any) -> nn.Module:
+    """Return an empty model of a class, with what tells checkpoints of it apart."""
+    made = type(model, (nn.Module,), {})()
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(16, 4, 1)), {"WanPipeline"}),
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(36, 4, 1)), {"WanImageToVideoPipeline"}),
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(48, 4, 1)), set()),  # FunControl
+        (kept_as("HunyuanVideo", patch_size=[1, 2, 2], in_channels=16), {"HunyuanVideoPipeline"}),
+        (kept_as("HunyuanVideo", patch_size=[1, 2, 2], in_channels=33), set()),  # image to video
+        (kept_as("HunyuanVideo", patch_size=[1, 1], in_channels=64), set()),  # HunyuanImage
+        (kept_as("LTXAVModel", apply_gated_attention=False), {"Lightricks/LTX-2"}),
+    ],
+)
+def test_published_settings_are_for_the_model_that_they_were_published_for(
+    model: nn.Module, names: set[str]
+) -> None:
+    assert set(models.FAMILIES[type(model).__name__].published(model)) == names
 
 
 def test_model_without_a_row_is_refused_by_name() -> None:
@@ -572,7 +599,14 @@ def test_published_bins_of_ltx_13b_are_the_official_ones() -> None:
 def test_every_published_row_can_be_used(name: str) -> None:
     row = published.published_presets()[name]
     if row.schedule:
-        assert published.preset_schedule(row).bins
+        made = published.preset_schedule(row)
+        assert made.bins
+        written = bins.read_schedule(bins.write_schedule(row.schedule)).bins
+        close = [pytest.approx(entry.sigma, rel=1e-5) for entry in made.bins]
+        assert [entry.sigma for entry in written] == close
+        assert [dataclasses.replace(entry, sigma=(0, 1)) for entry in written] == [
+            dataclasses.replace(entry, sigma=(0, 1)) for entry in made.bins
+        ]
     elif row.layers:
         assert node_request.read_layers(row.layers)
 
@@ -684,7 +718,7 @@ def test_sound_has_a_scale_and_a_rescaling_of_its_own() -> None:
     found = node_request.push_estimate(D, c, p, x, entry, (12, 8))
     for part, scale, phi in ((slice(12), 2.0, 0.7), (slice(12, 20), 0.5, 0.2)):
         alone = node_request.ActiveTerm(STG((1,), scale), phi, "data")
-        mine = [value[..., part] for value in (D, c, p, x)]
+        mine = (D[..., part], c[..., part], p[..., part], x[..., part])
         assert torch.equal(found[..., part], node_request.push_estimate(*mine, alone))
 
 
@@ -724,8 +758,8 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-OF_COMFYUI = ("caches", "measure", "nodes", "pack", "passes", "run_state", "step", "tune_nodes",
-              "vendor")
+OF_COMFYUI = ("caches", "measure", "nodes", "pack", "page", "passes", "run_state", "step",
+              "tune_nodes", "vendor")
 pack = pathlib.Path("pack")
 for path in pack.rglob("*.py"):
     # Of these vendor needs the library's files, the others ComfyUI.
@@ -754,7 +788,7 @@ def scanned(model: WanModel, x: torch.Tensor, limit: float) -> scan.StateScan:
     """A scan of the toy, whose tokens lie as rows and columns: `(B, N, D)` as `(B, 1, N, D)`."""
     chain = models.block_chain(model)
 
-    def run(changes: Any, identities: Any) -> torch.Tensor:
+    def run(changes: Any, identities: Any) -> list[torch.Tensor]:
         uuids = ["a"] * 1
         with blocks.attached(chain, changes(uuids), {}, identities) as options:
             return [model(x, transformer_options=options)[:, None]]

@@ -411,11 +411,11 @@ def test_published_setting_is_found_by_the_size_of_the_model(server: Server) -> 
     published = server.run(graph("mochi", stg(preset="published for this model", layers="1")))
     assert torch.equal(published.latent, server.run(graph("mochi", stg(layers="34"))).latent)
     with pytest.raises(
-        Refused, match="mochi-1-preview, 48 blocks, but this model is a LTXVModel of 28"
+        Refused, match="mochi-1-preview, 48 blocks, but this model is LTX-Video, of 28"
     ):
         server.run(graph("ltx", stg(preset="mochi")))
     with pytest.raises(
-        Refused, match="none is known for a Flux of 4 double blocks, 8 single blocks"
+        Refused, match="none is known for Flux or Chroma, of 4 double blocks, 8 single blocks"
     ):
         server.run(graph("flux", stg(preset="published for this model")))
 
@@ -424,7 +424,7 @@ def test_info(server: Server) -> None:
     found = graph("ltx", stg(layers="19"))
     found["info"] = {"class_type": "SkipGuideInfo", "inputs": {"model": ["n1", 0]}}
     text = server.run(found).text
-    assert "LTXVModel: block:0 to block:27" in text
+    assert "LTX-Video: block:0 to block:27" in text
     assert "layers block:19, scale 1: 0.29 of a forward pass" in text
     assert "ltx-2b" in text
 
@@ -449,8 +449,7 @@ def test_anything_but_a_list_of_layers_is_refused_before_anything_runs(
         ),
         ("wan", stg(layers="single:3"), "one that Wan has .block., but got single"),
         ("wan", stg(start_percent=0.5, end_percent=0.5), "end_percent must be above start_percent"),
-        ("lumina", stg(), "is a NextDiT. It knows: WanModel"),
-        ("lumina", slg(), "is a NextDiT"),
+        ("pixart", slg(), "this one is PixArt. It knows: Wan"),
     ],
 )
 def test_what_the_model_does_not_have_is_refused_by_name(

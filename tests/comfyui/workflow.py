@@ -121,6 +121,8 @@ def _sockets(node: dict[str, Any], info: Info) -> list[tuple[str, str]]:
 def _values(node: dict[str, Any], info: Info) -> list[Any]:
     values = []
     for name, _, options in _declared(node["class_type"], info, widgets=True):
+        if name not in node["inputs"]:  # a later version's, which keeps its default
+            continue
         values.append(node["inputs"][name])
         if options.get("control_after_generate"):
             values.append("fixed")

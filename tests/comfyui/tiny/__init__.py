@@ -149,10 +149,12 @@ FAMILIES = {
              num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(16, 24, 24)),
         (16, 1, 16, 16), (8, 32),
     ),
-    "lumina": Family("Lumina2", _LUMINA, (16, 16, 16), (8, 32)),
+    "lumina": Family("Lumina2", _LUMINA, (16, 16, 16), (8, 32), mask=True),
     "zimage": Family(
-        "ZImage", {**_LUMINA, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "z_image_modulation": True, "time_scale": 1000.0,
-                   "pad_tokens_multiple": 4}, (16, 16, 16), (8, 32),
+        "ZImage",
+        {**_LUMINA, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "z_image_modulation": True,
+         "time_scale": 1000.0, "pad_tokens_multiple": 4},
+        (16, 16, 16), (8, 32),
     ),
     "ltx2": Family("LTXAV", _LTX_2, _LTX_LATENT, (8, 64), **_LTX_2_REST),
     "ltx2_48": Family("LTXAV", {**_LTX_2, "num_layers": 48}, _LTX_LATENT, (8, 64), **_LTX_2_REST),
@@ -214,7 +216,7 @@ FAMILIES = {
         {**_FLUX, "image_model": "chroma", "in_channels": 64, "out_channels": 64,
          "patch_size": 2, "guidance_embed": False, "in_dim": 64, "out_dim": 128, "hidden_dim": 32,
          "n_layers": 2},
-        (16, 16, 16), (8, 32),
+        (16, 16, 16), (8, 32), pooled=24,
     ),
     "radiance": Family(
         "ChromaRadiance",
@@ -224,7 +226,7 @@ FAMILIES = {
          "nerf_mlp_ratio": 2, "nerf_depth": 1, "nerf_max_freqs": 8, "nerf_tile_size": 0,
          "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32, "use_x0": False,
          "use_sequential_txt_ids": False},
-        (3, 64, 64), (8, 32),
+        (3, 64, 64), (8, 32), pooled=24,
     ),
     "flux2": Family(
         "Flux2",
@@ -364,8 +366,10 @@ class TinyLatent(io.ComfyNode):
         video, sound = (torch.zeros((batch, *shape)) for shape in (made.latent, made.sound))
         if not made.sound:
             return io.NodeOutput({"samples": video})
-        from comfy.nested_tensor import NestedTensor  # pyright: ignore[reportMissingImports]
-
+        try:
+            from comfy.nested_tensor import NestedTensor  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise RuntimeError("this ComfyUI has no latents of video and sound") from None
         return io.NodeOutput({"samples": NestedTensor((video, sound))})
 
 
