@@ -313,7 +313,8 @@ def test_what_compiled_code_does_not_see_runs_uncompiled(x: torch.Tensor, whole:
         "guard_filter_fn": lambda guards: ["options" not in g.name for g in guards]
     }
     if whole:
-        base.diffusion_model = torch.compile(model, backend="eager", options=unguarded)
+        compiled: Any = torch.compile(model, backend="eager", options=unguarded)
+        base.diffusion_model = compiled
     else:
         for index, block in enumerate(blocks_in(model)):
             model.blocks[index] = torch.compile(block, backend="eager", options=unguarded)  # pyright: ignore[reportArgumentType]
