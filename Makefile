@@ -159,7 +159,7 @@ comfyui:
 # The node pack in a real ComfyUI: make test-comfyui COMFYUI_PATH=... COMFYUI_PYTHON=... (comfyui/README.md).
 test-comfyui: $(READY)
 	@test -n "$(COMFYUI_PATH)" || { echo "COMFYUI_PATH must be a checkout of ComfyUI: make test-comfyui COMFYUI_PATH=..."; exit 2; }
-	COMFYUI_PATH="$(COMFYUI_PATH)" $(if $(COMFYUI_PYTHON),COMFYUI_PYTHON="$(COMFYUI_PYTHON)") OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s tests/comfyui
+	COMFYUI_PATH="$(COMFYUI_PATH)" $(if $(COMFYUI_PYTHON),COMFYUI_PYTHON="$(COMFYUI_PYTHON)") OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m comfyui tests/comfyui
 
 clean:
 	rm -rf .venv .install .quantize demo dist build

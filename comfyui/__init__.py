@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+WEB_DIRECTORY = "./web"  # the script of the page, and the nodes' help
+
 
 async def comfy_entrypoint():
     """Return the pack; ComfyUI calls this to find the nodes."""

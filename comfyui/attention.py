@@ -6,7 +6,7 @@ instead would go wrong where another node chunks or patches attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,17 +22,22 @@ def identity_attention(
     """Return the values, in the layout that ComfyUI asks for.
 
     Args:
-        v: `(B, heads, N, D)` if `skip_reshape`, else `(B, N, heads D)`. What is returned has the
-            first layout if `skip_output_reshape`, else the second.
+        v: `(B, heads, N, D)` if `skip_reshape`, else `(B, N, heads D)`, or `(B, N, heads, D)` of
+            SD3, as if it were flat. It may have fewer heads than q, each of which several queries
+            share. What is returned has the first layout if `skip_output_reshape`, else the second.
 
     Raises:
         RuntimeError: if queries and keys are not the same tokens.
     """
+    if not skip_reshape:
+        q, v = (part.flatten(2) for part in (q, v))
     if q.shape[-2] != v.shape[-2]:
         raise RuntimeError(
             f"attention skip needs self-attention, but this layer has {q.shape[-2]} queries and"
             f" {v.shape[-2]} keys. Use residual skip for it."
         )
+    if skip_reshape and v.shape[1] < heads:
+        v = v.repeat_interleave(heads // v.shape[1], 1)
     if skip_reshape and not skip_output_reshape:
         return v.transpose(1, 2).flatten(2)
     if skip_output_reshape and not skip_reshape:
@@ -40,18 +45,49 @@ def identity_attention(
     return v
 
 
-def override_attention(module: nn.Module, override: Callable[..., Tensor]) -> Callable[[], None]:
-    """Make an attention module use another function; return what undoes it."""
+def override_attention(
+    module: nn.Module,
+    override: Callable[..., Tensor],
+    rows: Sequence[bool] = (),
+    note: Callable[[], None] = lambda: None,
+) -> Callable[[], None]:
+    """Make an attention module use another function; return what undoes it.
+
+    Args:
+        rows: an entry for each prompt of the batch: whether its rows use it; () is all.
+        note: is called when the function is used.
+    """
 
     def add_option(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "transformer_options" not in kwargs:
             raise RuntimeError(
                 "attention skip needs a ComfyUI that passes transformer_options to"
-                f" {type(module).__name__}, and this one does not. Update ComfyUI, or use residual"
-                " skip."
+                f" {type(module).__name__}, and this one does not, or another node calls the"
+                " block in its own way. Update ComfyUI, use residual skip, or remove that node."
             )
         given = kwargs["transformer_options"] or {}
-        options = {**given, "optimized_attention_override": override}
+        usual = given.get("optimized_attention_override")
+        options = {**given, "optimized_attention_override": _noted(override, usual, rows, note)}
         return args, {**kwargs, "transformer_options": options}
 
     return module.register_forward_pre_hook(add_option, with_kwargs=True).remove
+
+
+def _noted(
+    override: Callable[..., Tensor],
+    usual: Callable[..., Tensor] | None,
+    rows: Sequence[bool],
+    note: Callable[[], None],
+) -> Callable[..., Tensor]:
+    """Return an override for some rows; the others use what another node has, or attention."""
+
+    def attend(attention: Any, *args: Any, **kwargs: Any) -> Tensor:
+        note()
+        changed = override(attention, *args, **kwargs)
+        if not rows or all(rows):
+            return changed
+        whole = usual(attention, *args, **kwargs) if usual else attention(*args, **kwargs)
+        pairs = zip(changed.chunk(len(rows)), whole.chunk(len(rows)), rows, strict=True)
+        return torch.cat([mine if taken else others for mine, others, taken in pairs])
+
+    return attend

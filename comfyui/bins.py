@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._skipguide.method.parsing import parse_parts
@@ -28,6 +29,22 @@ def read_schedule(text: str) -> Schedule:
             " sigma=0..1.1 layers=19."
         )
     return Schedule(bins)
+
+
+def write_schedule(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of a schedule whose bins come as tables of a preset."""
+    return "\n".join(map(_write_bin, rows))
+
+
+def _write_bin(row: Mapping[str, Any]) -> str:
+    low, high = row["sigma"]
+    layers = row.get("layers", ())
+    parts = [f"sigma={low:g}..{high:g}"]
+    parts += [f"layers={','.join(map(str, layers))}", f"scale={row['scale']:g}"] if layers else []
+    parts += [f"cfg={row['guidance_scale']:g}"] if "guidance_scale" in row else []
+    parts += [f"rescale={row['rescale']:g}"] if row.get("rescale") else []
+    parts += [f"skip={row['skip']}"] if layers and "skip" in row else []
+    return " ".join(parts)
 
 
 def _read_bin(line: str) -> Bin:

@@ -18,9 +18,11 @@ from ._skipguide.tuning.scan.layer_map import LayerMap
 from ._skipguide.tuning.scan.levels import nearest_steps
 from ._skipguide.tuning.scan.record import ScanOptions, ScanRecord, ScanState
 from .blocks import Change
-from .models import BlockChain, block_chain
+from .caches import refuse_cache
+from .models import BlockChain
+from .passes import model_pass, origin_of, outputs_of
 from .scan import StateScan, cells_of
-from .step import model_pass, origin_of, refuse_caches, requests_of
+from .step import chain_of, requests_of
 
 Tensor = torch.Tensor
 _SHARE_OF_FREE = 1 / 3  # of the free memory, that recorded states may take
@@ -55,8 +57,8 @@ def measure(
             " the model before these nodes."
         )
     _ = ScanOptions(levels=tuple(levels))  # which refuses what is no level
-    refuse_caches(model.model_options)
-    chain = block_chain(model.get_model_object("diffusion_model"))
+    refuse_cache(model.model_options)
+    chain = chain_of(model)
     cells = cells_of(chain, layers, skips)
     progress = comfy.utils.ProgressBar(len(seeds) * len(levels))
     records = [
@@ -120,10 +122,11 @@ def _watch(
 
         def run(
             changes: Callable[[Sequence[Any]], dict[int, Change]], identities: Sequence[int]
-        ) -> Tensor:
-            return model_pass(args, chain, changes, identities)
+        ) -> list[Tensor]:
+            return outputs_of(args, model_pass(args, changes, identities))
 
-        scan.add(state, run, origin_of(args), u)
+        us = None if u is None else outputs_of(args, u)
+        scan.add(state, run, outputs_of(args, origin_of(args)), us)
         done()
         return args["denoised"]
 

@@ -1,118 +1,18 @@
-"""The models of ComfyUI that can be guided: one row of data per family.
-
-A stack whose class honours ComfyUI's block replacement patches (`patches_replace["dit"]`) is
-weakened through them. Where a class knows none, proxies take the places of blocks during a call.
-"""
+"""The blocks of a model of ComfyUI, in the order in which they run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from ._skipguide.families.blocks import LayerSite, Term, layer_sites, resolve_layers
-from ._skipguide.families.schema import Family, Stack
 from ._skipguide.method.terms import SLG
-from .attention import identity_attention
+from .model_rows import FAMILIES, OTHER_TITLES, ComfyFamily, ComfyStack
 
-BOTH = ("img", "txt")
-
-
-@dataclass(frozen=True)
-class ComfyStack(Stack):
-    """A stack of blocks; `patch` names its block replacement patches, "" if it has none."""
-
-    patch: str = ""
-
-
-@dataclass(frozen=True)
-class ComfyFamily(Family):
-    """A row; `published_as` is how presets name it: pipelines of diffusers, or a checkpoint."""
-
-    published_as: tuple[str, ...] = ()
-
-
-def _stack(
-    path: str, streams: tuple[str, ...] = ("img",), attention: str = "", patch: str = "double_block"
-) -> ComfyStack:
-    """Return a stack of blocks.
-
-    Args:
-        path: of the module that holds them.
-        streams: the entries that a block changes among the arguments of its patch.
-        attention: where the self-attention is within a block; "" is the block itself, for blocks
-            all of whose attention is self-attention.
-    """
-    attentions = {attention: identity_attention}
-    return ComfyStack(path=path, depth=0, streams=streams, attention=attentions, patch=patch)
-
-
-def _family(
-    title: str,
-    models: tuple[str, ...],
-    stacks: dict[str, ComfyStack],
-    published_as: tuple[str, ...] = (),
-) -> dict[str, ComfyFamily]:
-    """Return a row by each of its classes of `model.diffusion_model`; stacks in running order."""
-    return {
-        model: ComfyFamily(
-            name=title,
-            title=title,
-            model=model,
-            checkpoint="",
-            pipelines={},
-            stacks=stacks,
-            latent_layout="",
-            published_as=published_as,
-        )
-        for model in models
-    }
-
-
-FLUX = {
-    "double": _stack("double_blocks", BOTH),
-    "single": _stack("single_blocks", patch="single_block"),
-}
-AURA_FLOW = {
-    "double": _stack("double_layers", BOTH),
-    "single": _stack("single_layers", patch="single_block"),
-}
-FAMILIES = {
-    **_family(
-        "Wan",
-        ("WanModel", "VaceWanModel", "CameraWanModel", "HumoWanModel", "AnimateWanModel",
-         "WanModel_S2V"),
-        {"block": _stack("blocks", attention="self_attn")},
-        ("WanPipeline",),
-    ),
-    **_family(
-        "LTX-Video", ("LTXVModel",), {"block": _stack("transformer_blocks", attention="attn1")},
-        ("LTXPipeline", "LTXImageToVideoPipeline"),
-    ),
-    **_family(
-        "Mochi", ("AsymmDiTJoint",), {"block": _stack("blocks", BOTH, "attn")}, ("MochiPipeline",)
-    ),
-    **_family(  # HunyuanImage too
-        "HunyuanVideo", ("HunyuanVideo",), FLUX, ("HunyuanVideoPipeline",)
-    ),
-    **_family(
-        "Cosmos 1", ("GeneralDIT",), {"block": _stack("blocks", attention="blocks.0", patch="")}
-    ),
-    **_family(
-        "Cosmos Predict 2", ("MiniTrainDIT",),
-        {"block": _stack("blocks", attention="self_attn", patch="")},
-    ),
-    **_family("Flux", ("Flux", "Chroma"), FLUX),
-    **_family(
-        "SD3", ("OpenAISignatureMMDITWrapper",), {"block": _stack("joint_blocks", BOTH)},
-        ("stabilityai/stable-diffusion-3.5-medium",),
-    ),
-    **_family(
-        "Qwen-Image", ("QwenImageTransformer2DModel",),
-        {"block": _stack("transformer_blocks", BOTH, "attn")},
-    ),
-    **_family("AuraFlow", ("MMDiT",), AURA_FLOW),
-}  # fmt: skip
+__all__ = ["FAMILIES", "BlockChain", "ComfyFamily", "block_chain"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +22,8 @@ class BlockChain:
     family: ComfyFamily
     sites: tuple[LayerSite, ...]
     width: int  # of the hidden states; 0 where the model does not say
+    published_as: tuple[str, ...] = ()  # how presets name just this model
+    config: Mapping[str, Any] = field(default_factory=dict)  # what presets ask of its config
 
     def skipped_by(self, term: Term) -> list[int]:
         """Return the positions in the chain of the blocks that a term skips, sorted.
@@ -148,9 +50,9 @@ class BlockChain:
         return next(iter(self.depths().values()))
 
     def describe(self) -> str:
-        """Return the model in words: a HunyuanVideo of 20 double blocks, 40 single blocks."""
+        """Return the model in words: Flux or Chroma, of 19 double blocks, 38 single blocks."""
         depths = ", ".join(f"{count} {name} blocks" for name, count in self.depths().items())
-        return f"a {self.family.model} of {depths.replace('block blocks', 'blocks')}"
+        return f"{self.family.title}, of {depths.replace('block blocks', 'blocks')}"
 
     def cost(self, term: Term, share_prefix: bool) -> float:
         """Return what a term adds to a guided step, in forward passes; SLG saves: below 0."""
@@ -162,18 +64,41 @@ class BlockChain:
         return (len(self.sites) - before - saved) / len(self.sites)
 
 
-def block_chain(model: nn.Module) -> BlockChain:
+def block_chain(model: nn.Module, known_as: str = "") -> BlockChain:
     """Return the blocks of a model.
 
+    Args:
+        known_as: ComfyUI's own name for the kind of model, for a refusal.
+
     Raises:
-        ValueError: for a class without a row.
+        ValueError: for a class without a row, its own or one that it derives from.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    name = type(model).__name__
-    if name not in FAMILIES:
+    names = [cls.__name__ for cls in type(model).__mro__]
+    family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    if family is None:
+        raise ValueError(_no_row(names[0], known_as))
+    try:
+        sites = layer_sites(family, model)
+    except AttributeError as error:
         raise ValueError(
-            f"skip guidance needs a model whose blocks it knows, but this one is a {name}. It"
-            f" knows: {', '.join(FAMILIES)}."
-        )
-    family = FAMILIES[name]
-    return BlockChain(family, layer_sites(family, model), getattr(model, "dim", 0))
+            f"skip guidance needs the blocks of {family.title}, but this {names[0]} has them in"
+            f" other places: {error}. Update the nodes of skipguide, or load the model with"
+            " ComfyUI's own loader."
+        ) from error
+    width = getattr(model, "dim", 0)
+    return BlockChain(family, sites, width, family.published(model), family.config(model))
+
+
+def _no_row(name: str, known_as: str) -> str:
+    title = OTHER_TITLES.get(name) or known_as or name
+    known = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
+    advice = (
+        "Use core's PerturbedAttentionGuidance, which skips attention in the middle of a UNet"
+        if name == "UNetModel"
+        else "Load one of these, or remove this node"
+    )
+    return (
+        f"skip guidance needs a model whose blocks it knows, but this one is {title}. It knows:"
+        f" {known}. {advice}."
+    )

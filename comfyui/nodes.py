@@ -9,12 +9,12 @@ from comfy_api.latest import io, ui  # pyright: ignore[reportMissingImports]
 
 from ._skipguide.families.presets import Preset
 from ._skipguide.method.request import GuidanceRequest
-from ._skipguide.method.terms import SLG, STG
+from ._skipguide.method.terms import SLG, STG, Modality
 from .bins import read_schedule
-from .models import BlockChain, block_chain
-from .node_request import SKIPS, SPACES, NodeRequest, describe_terms, read_layers, schedule_request
+from .node_request import SKIPS, SPACES, NodeRequest, read_layers, schedule_request
+from .page import describe_costs, say_request, schema_of
 from .published import named_preset, preset_names, preset_schedule, presets_for, recommended_preset
-from .step import requests_of, with_request
+from .step import chain_of, requests_of, with_request
 
 PUBLISHED, CUSTOM = "published for this model", "custom"
 EXAMPLE_BINS = (
@@ -38,6 +38,11 @@ TIPS = {
     " already is; off only to compare.",
     "normalize": "Give the push the length of scale times a tenth of the prediction, whatever the"
     " layers are.",
+    "audio_scale": "The scale of the sound of LTX-2 and MiniMax H3; -1 is the same as the video's.",
+    "modality_scale": "LTX-2: push away from a pass without attention between video and sound too,"
+    " as core's LTXVModalityGuidance; 1 is off. With it layers may be empty.",
+    "audio_rescale": "The rescale of the sound of LTX-2 and MiniMax H3; -1 is the same as the"
+    " video's.",
     "bins": "One range of noise levels a line: sigma=low..high, then any of layers, scale, cfg,"
     " rescale and skip.",
     "positive": "The prompt.",
@@ -51,6 +56,12 @@ TIPS = {
 
 def _number(name: str, default: float, high: float = 1.0, step: float = 0.001) -> Any:
     return io.Float.Input(name, default=default, min=0.0, max=high, step=step, tooltip=TIPS[name])
+
+
+def _sound(name: str, default: float, low: float, high: float, step: float) -> Any:
+    return io.Float.Input(
+        name, default=default, min=low, max=high, step=step, tooltip=TIPS[name], optional=True
+    )
 
 
 def _choice(name: str, options: list[str], default: str, **extra: Any) -> Any:
@@ -83,6 +94,9 @@ def _stg_inputs() -> list[Any]:
         _choice("rescale_of", SPACES, "prediction", optional=True),
         io.Boolean.Input("share_prefix", default=True, tooltip=TIPS["share_prefix"], optional=True),
         io.Boolean.Input("normalize", default=False, tooltip=TIPS["normalize"], optional=True),
+        _sound("audio_scale", -1.0, -1.0, 20.0, 0.05),
+        _sound("modality_scale", 1.0, 1.0, 20.0, 0.1),
+        _sound("audio_rescale", -1.0, -1.0, 1.0, 0.001),
     ]
 
 
@@ -90,7 +104,7 @@ def _schema(
     node: str, title: str, description: str, inputs: list[Any], output: Any, **extra: Any
 ) -> io.Schema:
     """Return the schema of a node, whose first input is the model."""
-    return io.Schema(
+    return schema_of(
         node_id=node,
         display_name=title,
         category="skipguide",
@@ -104,11 +118,10 @@ def _schema(
 # --- from inputs to requests ----------------------------------------------------------------------
 
 
-def chain_of(model: Any) -> BlockChain:
-    return block_chain(model.get_model_object("diffusion_model"))
-
-
-def _preset_row(model: Any, preset: str, kind: str, scheduled: bool = False) -> Preset:
+def _named_row(model: Any, preset: str, kind: str, scheduled: bool = False) -> Preset | None:
+    """Return the row of a preset; None for custom."""
+    if preset == CUSTOM:
+        return None
     if preset == PUBLISHED:
         return recommended_preset(chain_of(model), kind, scheduled)
     return named_preset(preset, chain_of(model))
@@ -116,48 +129,66 @@ def _preset_row(model: Any, preset: str, kind: str, scheduled: bool = False) -> 
 
 def _with_preset(model: Any, kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the inputs of a node; those that a preset has take the place of the given ones."""
-    if inputs["preset"] == CUSTOM:
-        return inputs
-    row = _preset_row(model, inputs["preset"], kind)
-    return {**inputs, **inputs_of_row(row)}
+    row = _named_row(model, inputs["preset"], kind)
+    return inputs if row is None else {**inputs, **inputs_of_row(row)}
 
 
 def inputs_of_row(row: Preset) -> dict[str, Any]:
     """Return a setting of one term as the inputs of a node."""
     return {
         "layers": row.layers, "skip": row.skip, "scale": row.scale, "start_percent": row.start,
-        "end_percent": row.stop, "rescale": row.rescale, "rescale_of": "prediction",
-        "normalize": row.normalize,
+        "end_percent": row.stop, "rescale": row.rescale, "rescale_of": row.rescale_space,
+        "normalize": row.normalize, "audio_scale": -1.0, "modality_scale": row.modality_scale,
+        "audio_rescale": -1.0 if row.audio_rescale is None else row.audio_rescale,
     }  # fmt: skip
 
 
 def stg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
+    """Return the request of the inputs of a node, or of the preset that they name."""
     inputs = _with_preset(model, "stg", inputs)
-    layers, normalize = read_layers(inputs["layers"]), inputs.get("normalize", False)
     guidance = GuidanceRequest(
-        terms=(STG(layers, inputs["scale"], inputs["skip"], normalize=normalize),),
+        terms=_stg_terms(inputs),
         rescale=inputs["rescale"],
+        audio_rescale=_unless_minus_one(inputs.get("audio_rescale")),
         rescale_space=inputs.get("rescale_of", "prediction"),
         share_prefix=inputs.get("share_prefix", True),
     )
-    return NodeRequest(guidance, _sigmas(model, inputs))
+    return NodeRequest(guidance, percents=_percents(inputs))
+
+
+def _stg_terms(inputs: dict[str, Any]) -> tuple[STG, ...]:
+    layers, modality = inputs["layers"], inputs.get("modality_scale", 1.0)
+    apart = (Modality(modality),) if modality > 1 else ()
+    if apart and not (layers.strip() if isinstance(layers, str) else layers):
+        return apart
+    audio_scale = _unless_minus_one(inputs.get("audio_scale"))
+    normalize = inputs.get("normalize", False)
+    return (
+        STG(read_layers(layers), inputs["scale"], inputs["skip"], audio_scale=audio_scale,
+            normalize=normalize),
+        *apart,
+    )  # fmt: skip
+
+
+def _unless_minus_one(value: float | None) -> float | None:
+    """Return a number that a widget may leave open, for widgets have no empty value."""
+    return None if value is None or value < 0 else value
 
 
 def slg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
     inputs = _with_preset(model, "slg", inputs)
     guidance = GuidanceRequest(terms=(SLG(read_layers(inputs["layers"]), inputs["skip"]),))
-    return NodeRequest(guidance, _sigmas(model, inputs))
+    return NodeRequest(guidance, percents=_percents(inputs))
 
 
-def _sigmas(model: Any, inputs: dict[str, Any]) -> tuple[float, float]:
+def _percents(inputs: dict[str, Any]) -> tuple[float, float]:
     start, end = inputs["start_percent"], inputs["end_percent"]
     if not start < end:
         raise ValueError(
             f"end_percent must be above start_percent, but start_percent is {start:g} and"
             f" end_percent is {end:g}. Swap them."
         )
-    sampling = model.get_model_object("model_sampling")
-    return float(sampling.percent_to_sigma(end)), float(sampling.percent_to_sigma(start))
+    return start, end
 
 
 def _problem(read: Any, preset: str | None, text: str | None) -> bool | str:
@@ -180,7 +211,11 @@ class _LayersNode(io.ComfyNode):
     """A node that asks for layers."""
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None, layers: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, preset: str | None = None, layers: str | None = None, modality_scale: float = 1.0
+    ) -> bool | str:
+        if modality_scale > 1 and layers is not None and not layers.strip():
+            return True  # video and sound apart, and no layers
         return _problem(lambda text: STG(read_layers(text)), preset, layers)
 
 
@@ -198,7 +233,9 @@ class SkipGuideSTG(_LayersNode):
 
     @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(with_request(model, stg_request(model, inputs)))
+        request = stg_request(model, inputs)
+        said = say_request(model, request, _named_row(model, inputs["preset"], "stg"))
+        return io.NodeOutput(with_request(model, request), ui=said)
 
 
 class SkipGuideSLG(_LayersNode):
@@ -216,7 +253,9 @@ class SkipGuideSLG(_LayersNode):
 
     @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(with_request(model, slg_request(model, inputs)))
+        request = slg_request(model, inputs)
+        said = say_request(model, request, _named_row(model, inputs["preset"], "slg"))
+        return io.NodeOutput(with_request(model, request), ui=said)
 
 
 class SkipGuideSchedule(io.ComfyNode):
@@ -235,11 +274,11 @@ class SkipGuideSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, preset: str, bins: str) -> io.NodeOutput:
-        if preset == CUSTOM:
-            schedule = read_schedule(bins)
-        else:
-            schedule = preset_schedule(_preset_row(model, preset, "stg", scheduled=True))
-        return io.NodeOutput(with_request(model, schedule_request(schedule)))
+        row = _named_row(model, preset, "stg", scheduled=True)
+        schedule = read_schedule(bins) if row is None else preset_schedule(row)
+        request = schedule_request(schedule)
+        said = say_request(model, request, row)
+        return io.NodeOutput(with_request(model, request), ui=said)
 
 
 class SkipGuideGuider(_LayersNode):
@@ -261,10 +300,12 @@ class SkipGuideGuider(_LayersNode):
     def execute(
         cls, model: Any, positive: Any, negative: Any, cfg: float, **inputs: Any
     ) -> io.NodeOutput:
-        guider = comfy.samplers.CFGGuider(with_request(model, stg_request(model, inputs)))
+        request = stg_request(model, inputs)
+        guider = comfy.samplers.CFGGuider(with_request(model, request))
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        return io.NodeOutput(guider)
+        said = say_request(model, request, _named_row(model, inputs["preset"], "stg"))
+        return io.NodeOutput(guider, ui=said)
 
 
 class SkipGuideInfo(io.ComfyNode):
@@ -283,11 +324,9 @@ class SkipGuideInfo(io.ComfyNode):
     def execute(cls, model: Any) -> io.NodeOutput:
         chain = chain_of(model)
         depths = ", ".join(f"{name}:0 to {name}:{n - 1}" for name, n in chain.depths().items())
-        lines = [f"{chain.family.model}: {depths}"]
+        lines = [f"{chain.family.title}: {depths}"]
         for request in requests_of(model):
-            for term in request.guidance.terms:
-                cost = chain.cost(term, request.guidance.share_prefix)
-                lines.append(f"{describe_terms([term])}: {cost:.2f} of a forward pass")
+            lines += describe_costs(chain, request)
         published = ", ".join(row.name for row in presets_for(chain)) or "nothing"
         text = "\n".join([*lines, f"published for it: {published}"])
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -57,7 +57,7 @@ def row_for(file: PresetFile, chain: BlockChain) -> Preset:
     known = {name for family in rows.FAMILIES for name in family.pipelines
              if {*family.pipelines} & {*chain.family.published_as}}  # fmt: skip
     sized = row if chain.width else dataclasses.replace(row, width=0)  # this one does not say
-    fits = presets.fits_size(sized, chain.depth, chain.width, row.config)
+    fits = presets.fits_size(sized, chain.depth, chain.width, {**row.config, **chain.config})
     if not {*row.pipelines} & {*known, *chain.family.published_as} or not fits:
         own = f" and width {chain.width}" if chain.width and row.width else ""
         raise ValueError(

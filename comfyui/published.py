@@ -22,8 +22,8 @@ def published_presets() -> dict[str, Preset]:
     }
 
 
-def _is_for(row: Preset, family: ComfyFamily) -> bool:
-    return not {*row.pipelines, row.model}.isdisjoint(family.published_as)
+def _is_for(row: Preset, of: ComfyFamily | BlockChain) -> bool:
+    return not {*row.pipelines, row.model}.isdisjoint(of.published_as)
 
 
 def preset_names(kind: str, scheduled: bool = False) -> list[str]:
@@ -33,11 +33,11 @@ def preset_names(kind: str, scheduled: bool = False) -> list[str]:
 
 
 def presets_for(chain: BlockChain) -> list[Preset]:
-    """Return the rows for the family and the size of a model."""
+    """Return the rows that were published for just this model."""
     return [
         row
         for row in published_presets().values()
-        if _is_for(row, chain.family) and presets.fits_size(row, chain.depth, chain.width, {})
+        if _is_for(row, chain) and presets.fits_size(row, chain.depth, chain.width, chain.config)
     ]
 
 
@@ -47,9 +47,8 @@ def recommended_preset(chain: BlockChain, kind: str, scheduled: bool = False) ->
     Raises:
         ValueError: if there is none, or if it needs the other node.
     """
-    rows = presets.recommended_presets(chain.family.published_as, kind)
-    rows = [row for row in rows if row.name in published_presets()]
-    row = presets.best_preset(rows, chain.depth, chain.width, {})
+    rows = [row for row in presets_for(chain) if row.recommended and row.kind == kind]
+    row = presets.best_preset(rows, chain.depth, chain.width, chain.config)
     if row is None:
         raise ValueError(
             "this choice needs a published setting for the model, but none is known for"

@@ -22,8 +22,8 @@ from .node_request import SKIPS, read_layers
 
 Tensor = torch.Tensor
 # A pass of the model: from what its blocks do, by the uuids of prompts, and the blocks whose
-# attention gets the identity map, to its estimate of the clean video.
-Pass = Callable[[Callable[[Sequence[Any]], dict[int, Change]], Sequence[int]], Tensor]
+# attention gets the identity map, to its estimates of the clean video, and of its sound.
+Pass = Callable[[Callable[[Sequence[Any]], dict[int, Change]], Sequence[int]], list[Tensor]]
 
 
 def cells_of(chain: BlockChain, layers: str, skips: Sequence[str]) -> dict[Cell, int]:
@@ -62,7 +62,9 @@ class LimitedRecording(Recording):
             if position not in self.kept and self._bytes and self._bytes >= self._limit:
                 return run(streams)
             self.kept.add(position)
-            self._bytes += sum(value.nbytes for value in streams.values())
+            self._bytes += sum(
+                tensor.nbytes for value in streams.values() for tensor in blocks.tensors_of(value)
+            )
             return record(streams, run)
 
         return limited
@@ -84,14 +86,17 @@ class StateScan:
         self._grams: list[Floats] = []
         self._counts: list[tuple[float, float, float]] = []
         self._shape: tuple[int, ...] = ()
+        self._outputs: tuple[str, ...] = ()
 
-    def add(self, state: ScanState, run: Pass, origin: Tensor, u: Tensor | None) -> None:
+    def add(
+        self, state: ScanState, run: Pass, origin: list[Tensor], u: list[Tensor] | None
+    ) -> None:
         """Measure a state.
 
         Args:
             run: a pass of the model with the positive prompt at this state.
-            origin: the estimate where the model predicts 0; what is measured are predictions.
-            u: the estimate with the negative prompt; None without CFG.
+            origin: the estimates where the model predicts 0; what is measured are predictions.
+            u: the estimates with the negative prompt; None without CFG.
         """
         meter: PushMeter | None = None
         left, strong, in_strong, in_weak = sorted(set(self.cells.values())), 0, 0.0, 0.0
@@ -100,15 +105,17 @@ class StateScan:
             began = time.perf_counter()
             c = run(_recorders(recording, left), ())
             if meter is None:
-                us = None if u is None else [u - origin]
-                layout = "bchw" if c.ndim == 4 else ""
-                meter = PushMeter([c - origin], us, ("video",), layout, None)
-                self._shape = tuple(c.shape)
+                us = None if u is None else _minus(u, origin)
+                layout = "bchw" if c[0].ndim == 4 else ""
+                self._outputs = ("video", "audio")[: len(c)]
+                meter = PushMeter(_minus(c, origin), us, self._outputs, layout, None)
+                self._shape = tuple(c[0].shape)
             strong += 1
             between = time.perf_counter()
             for number, (cell, position) in enumerate(self.cells.items()):
                 if position in recording.kept:
-                    meter.add(number, [self._weak(run, cell, position, recording) - origin])
+                    p = self._weak(run, cell, position, recording)
+                    meter.add(number, _minus(p, origin))
             in_strong += between - began
             in_weak += time.perf_counter() - between
             left = [position for position in left if position not in recording.kept]
@@ -120,7 +127,7 @@ class StateScan:
         self._grams.append(gram)
         self._counts.append((strong, in_strong, in_weak))
 
-    def _weak(self, run: Pass, cell: Cell, position: int, recording: Recording) -> Tensor:
+    def _weak(self, run: Pass, cell: Cell, position: int, recording: Recording) -> list[Tensor]:
         def changes(uuids: Sequence[Any]) -> dict[int, Change]:
             recorded = recording.streams(position, uuids)
             return blocks.weak_changes([position], cell.skip, recorded)
@@ -148,7 +155,7 @@ class StateScan:
             denoiser=chain.family.model,
             depth=chain.depth,
             width=chain.width,
-            outputs=("video",),
+            outputs=self._outputs,
             shape=self._shape,
             cells=tuple(self.cells),
             num_places=len(chain.sites),
@@ -168,3 +175,7 @@ def _recorders(
     recording: Recording, positions: Sequence[int]
 ) -> Callable[[Sequence[Any]], dict[int, Change]]:
     return lambda uuids: {position: recording.recorder(position, uuids) for position in positions}
+
+
+def _minus(values: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    return [value - other for value, other in zip(values, others, strict=True)]

@@ -5,7 +5,8 @@ function behind CFG. At a step that is guided, the wrapper makes a Step, which
 
 1. runs each conditioning by itself, so that a batch is the same in the conditional and in the weak
    pass to the last bit, and records what enters the first skipped blocks; in the negative one it
-   skips layers if a term says so;
+   skips layers if a term says so. Where code of other nodes looks at the whole batch, the batch
+   stays as it is without guidance;
 2. keeps the conditional estimate before other nodes (APG) change it;
 3. behind CFG, runs the weak passes and adds s (c - p) to what CFG and other nodes made.
 """
@@ -13,24 +14,24 @@ function behind CFG. At a step that is guided, the wrapper makes a Step, which
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import comfy.model_patcher  # pyright: ignore[reportMissingImports]
-import comfy.samplers  # pyright: ignore[reportMissingImports]
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key  # pyright: ignore[reportMissingImports]
 
-from . import blocks
+from . import blocks, foreign, passes, run_state
 from ._skipguide.method.terms import SLG, STG
+from .caches import cache_on
 from .models import BlockChain, block_chain
-from .node_request import SKIPS, ActiveTerm, NodeRequest, Term, describe_terms, push_estimate
+from .node_request import SKIPS, ActiveTerm, NodeRequest, push_estimate
+from .passes import NEGATIVE, POSITIVE, Row, origin_of, sizes_of
+from .run_state import RunState
 
 Tensor = torch.Tensor
 Options = dict[str, Any]
-KEY, STEP, RUN = "skipguide", "skipguide_step", "skipguide_run"
-_log = logging.getLogger("skipguide")
+KEY, STEP, RUN = passes.KEY, "skipguide_step", "skipguide_run"
 
 
 def with_request(model: Any, request: NodeRequest) -> Any:
@@ -39,7 +40,7 @@ def with_request(model: Any, request: NodeRequest) -> Any:
     Raises:
         ValueError: for a model that cannot be guided, or layers that it does not have.
     """
-    chain = block_chain(model.get_model_object("diffusion_model"))
+    chain = chain_of(model)
     for term in request.guidance.terms:
         chain.skipped_by(term)
     clone = model.clone()
@@ -51,6 +52,16 @@ def with_request(model: Any, request: NodeRequest) -> Any:
     return clone
 
 
+def chain_of(model: Any) -> BlockChain:
+    """Return the blocks of a model (a ModelPatcher).
+
+    Raises:
+        ValueError: for a model that cannot be guided.
+    """
+    kind = type(model.model).__name__  # ComfyUI's name of the model, as SDXL
+    return block_chain(model.get_model_object("diffusion_model"), kind)
+
+
 def requests_of(model: Any) -> tuple[NodeRequest, ...]:
     """Return the requests on a model, in the order of their nodes."""
     return model.model_options.get(KEY, ())
@@ -60,17 +71,25 @@ def predict_noise(
     executor: Any, x: Tensor, timestep: Tensor, model_options: Options, seed: int | None = None
 ) -> Tensor:
     """Wrap CFGGuider.predict_noise: a guided step, or the guider's own."""
-    sigma, requests = float(timestep[0]), model_options.get(KEY, ())
+    guider, sigma = executor.class_obj, float(timestep[0])
     if RUN not in model_options:  # samplers pass one and the same dictionary at every step
-        model_options[RUN] = list[Term]()
-        _report(requests, model_options, executor.class_obj)
-    active = [term for request in requests for term in request.active(sigma)]
-    if active:
-        refuse_caches(model_options)
-        step = Step(active, executor.class_obj.conds, model_options[RUN])
-        model_options = step.options(model_options)
-    with _cfg_scale(executor.class_obj, sigma, requests):
-        return executor(x, timestep, model_options, seed)
+        levels = model_options.get("transformer_options", {}).get("sample_sigmas")
+        sampling = guider.inner_model.model_sampling
+        asked = model_options.get(KEY, ())
+        model_options[RUN] = run_state.begin(asked, sampling.percent_to_sigma, levels)
+    run = model_options[RUN]
+    run.check_pending()
+    active = [term for request in run.requests for term in request.active(sigma)]
+    slg = tuple(entry.term for entry in active if isinstance(entry.term, SLG))
+    model_options = run.caches.begin(guider.inner_model, model_options, slg)
+    with _cfg_scale(guider, sigma, run.requests):
+        if not active:
+            return executor(x, timestep, model_options, seed)
+        refuse_frames(model_options)
+        step = Step(active, guider.conds, run, sigma)
+        found = executor(x, timestep, step.options(model_options), seed)
+    step.warn_of_idle_terms()
+    return found
 
 
 @contextlib.contextmanager
@@ -81,7 +100,7 @@ def _cfg_scale(guider: Any, sigma: float, requests: Sequence[NodeRequest]) -> It
     if not found:
         yield
         return
-    if not hasattr(guider, "cfg") or (found[-1] != 1 and not guider.conds.get("negative")):
+    if not _reads_cfg(guider) or (found[-1] != 1 and not guider.conds.get("negative")):
         raise ValueError(
             "a schedule with CFG scales needs a sampler with a negative prompt and one scale, but"
             f" this one is a {type(guider).__name__}. Use KSampler or CFGGuider, or a schedule"
@@ -94,37 +113,23 @@ def _cfg_scale(guider: Any, sigma: float, requests: Sequence[NodeRequest]) -> It
         guider.cfg = before
 
 
-def _report(requests: Sequence[NodeRequest], model_options: Options, guider: Any) -> None:
-    """Log at the first step how many steps are guided."""
-    given = model_options.get("transformer_options", {}).get("sample_sigmas")
-    terms = [term for request in requests for term in request.guidance.terms]
-    if not terms or given is None:
-        return
-    sigmas = given[:-1].tolist()
-    if any(isinstance(term, SLG) for term in terms) and getattr(guider, "cfg", 0) == 1:
-        _log.warning(
-            "SLG skips layers in the unconditional pass, and this run has none, because its CFG"
-            " is 1"
-        )
-    count = sum(any(request.active(value) for request in requests) for value in sigmas)
-    level = logging.INFO if count else logging.WARNING
-    words = describe_terms(terms)
-    _log.log(level, "skip guidance (%s): %d of %d steps are guided", words, count, len(sigmas))
+def _reads_cfg(guider: Any) -> bool:
+    """Return whether a guider has one CFG scale; DualCFGGuider has the attribute, and two."""
+    code = getattr(type(guider).predict_noise, "__code__", None)
+    return hasattr(guider, "cfg") and (code is None or "cfg" in code.co_names)
 
 
-def refuse_caches(model_options: Options) -> None:
-    """Refuse caches of other nodes, which are known by what they put on a model.
+def refuse_frames(model_options: Options) -> None:
+    """Refuse a sampler that makes a video frame by frame, and keeps what its blocks saw before.
 
     Raises:
-        ValueError: if one is there.
+        ValueError: if it is one.
     """
-    options = model_options.get("transformer_options", {})
-    easy = "easycache" in options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
-    if easy or "rel_l1_thresh" in options:
-        name = "EasyCache" if easy else "TeaCache"
+    if "ar_state" in model_options.get("transformer_options", {}):
         raise ValueError(
-            f"skip guidance cannot be combined with {name}, which would reuse outputs of the weak"
-            f" pass in the others. Remove {name}, or use LazyCache."
+            "skip guidance needs a sampler that makes the whole video at once, but this one goes"
+            " frame by frame and keeps the keys and values of each pass, so that the weak pass"
+            " would get into the others. Use another sampler than ar_video, or remove this node."
         )
 
 
@@ -139,21 +144,19 @@ class Step:
     Args:
         active: the terms of this step.
         conds: the guider's prompts, by name.
-        effective: terms that have changed something in this run; those of this step are added.
+        run: the memory of the run.
+        sigma: the noise level.
     """
 
     def __init__(
-        self, active: Sequence[ActiveTerm], conds: dict[str, Any], effective: list[Term]
+        self, active: Sequence[ActiveTerm], conds: dict[str, Any], run: RunState, sigma: float
     ) -> None:
-        self._effective = effective
+        self._run, self._conds, self._sigma = run, conds, sigma
         self.weak = [entry for entry in active if isinstance(entry.term, STG)]
         self.slg = [entry.term for entry in active if isinstance(entry.term, SLG)]
-        self._uuids = {
-            name: {cond["uuid"] for cond in conds.get(name) or []}
-            for name in ("positive", "negative")
-        }
         self._recording: blocks.Recording | None = None
         self._before_weak = True
+        self._seen: set[str | None] = set()
         self._c: tuple[Any, Tensor] | None = None
 
     def options(self, model_options: Options) -> Options:
@@ -167,6 +170,18 @@ class Step:
         )
         return options
 
+    def warn_of_idle_terms(self) -> None:
+        """Warn where SLG skips nothing, for there was no negative pass."""
+        if self.slg and NEGATIVE not in self._seen:
+            self._run.warn_once(
+                "SLG skips layers in the unconditional pass, and this run has none, because its"
+                " CFG is 1 or it has no negative prompt"
+            )
+
+    def _around(self, options: Options) -> passes.Around:
+        cached = cache_on(options) is not None
+        return passes.Around(cached, foreign.suspects(options), self._run.warn_once)
+
     # --- the conditional and the unconditional pass -----------------------------------------------
 
     def _calc_cond_batch(
@@ -175,43 +190,80 @@ class Step:
     ) -> list[Tensor]:  # fmt: skip
         if not self._before_weak:
             return executor(model, conds, x, sigma, options)
-        chain = block_chain(model.diffusion_model)
-        found = []
-        for number, cond in enumerate(conds):
-            alone = [cond if other == number else None for other in range(len(conds))]
-            own = self._options_for(cond, chain, options)
-            found.append(executor(model, alone, x, sigma, own)[number])
+        names = passes.names_of(conds, self._conds)
+        self._seen.update(name for name, cond in zip(names, conds, strict=True) if cond)
+        together = _sees_batch(model, options) or foreign.changes_whole_passes(options)
+        together = together or cache_on(options) is not None
+
+        def run(own: Options) -> list[Tensor]:
+            if together:
+                return executor(model, conds, x, sigma, own)
+            found = []
+            for number, cond in enumerate(conds):
+                alone = [cond if other == number else None for other in range(len(conds))]
+                found.append(executor(model, alone, x, sigma, own)[number])
+            return found
+
+        whole = _sees_batch(model, options)
+        wrapper = passes.model_wrapper(
+            model,
+            names,
+            lambda chain, rows: self._strong_parts(chain, rows, whole),
+            self._around(options),
+        )
+        found = run(passes.with_model_wrapper(options, wrapper))
+        self._check_slg(model, names, conds, found, options, run)
         return found
 
-    def _options_for(self, cond: Any, chain: BlockChain, options: Options) -> Options:
-        uuids = {entry["uuid"] for entry in cond or []}
-        if uuids and uuids <= self._uuids["negative"] and self.slg:
-            return _with_model_wrapper(options, self._slg_wrapper(chain))
-        shared = any(entry.share_prefix for entry in self.weak)
-        if uuids and uuids <= self._uuids["positive"] and shared:
-            return _with_model_wrapper(options, self._record_wrapper(chain))
-        return options
-
-    def _record_wrapper(self, chain: BlockChain) -> Any:
+    def _strong_parts(
+        self, chain: BlockChain, rows: Sequence[Row], whole: bool
+    ) -> list[blocks.Part]:
+        """Return what is changed in a call: layers skipped by SLG, and what is recorded."""
         firsts = {chain.skipped_by(entry.term)[0] for entry in self.weak if entry.share_prefix}
-        if self._recording is None:
-            self._recording = blocks.Recording(sorted(firsts))
-        recording = self._recording
+        keys = [row.key if whole or row.name == POSITIVE else None for row in rows]
+        parts = self._slg_parts(chain, rows)
+        if firsts and any(keys):
+            if self._recording is None:
+                self._recording = blocks.Recording(sorted(firsts))
+            recording = self._recording
+            parts.append(blocks.Part({first: recording.recorder(first, keys) for first in firsts}))
+        return parts
 
-        def changes(uuids: Sequence[Any]) -> dict[int, blocks.Change]:
-            return {first: recording.recorder(first, uuids) for first in firsts}
+    def _slg_parts(
+        self, chain: BlockChain, rows: Sequence[Row], first: int = 0
+    ) -> list[blocks.Part]:
+        """Return what SLG skips in the rows of the negative prompt, from a block on."""
+        chosen = [row.name == NEGATIVE for row in rows]
+        skips = {skip: self._slg_skips(skip, chain, first) for skip in SKIPS}
+        return [
+            blocks.Part(
+                blocks.weak_changes(positions, skip, None),
+                positions if skip == "attention" else (),
+                chosen,
+            )
+            for skip, positions in skips.items()
+            if positions and any(chosen)
+        ]
 
-        return _model_wrapper(chain, changes)
-
-    def _slg_wrapper(self, chain: BlockChain) -> Any:
-        residual, attention = (self._slg_skips(skip, chain) for skip in SKIPS)
-        return _model_wrapper(
-            chain, lambda _: blocks.weak_changes(residual, "residual", None), attention
-        )
-
-    def _slg_skips(self, skip: str, chain: BlockChain) -> list[int]:
+    def _slg_skips(self, skip: str, chain: BlockChain, first: int) -> list[int]:
         terms = [term for term in self.slg if term.skip == skip]
-        return sorted({position for term in terms for position in chain.skipped_by(term)})
+        found = {position for term in terms for position in chain.skipped_by(term)}
+        return sorted(position for position in found if position >= first)
+
+    def _check_slg(
+        self, model: Any, names: Sequence[str | None], conds: Sequence[Any],
+        found: Sequence[Tensor], options: Options, run: Any,
+    ) -> None:  # fmt: skip
+        """Check at the first step that SLG changes the negative pass, by one without it."""
+        number = names.index(NEGATIVE) if NEGATIVE in names else None
+        new = [term for term in self.slg if number is not None and self._run.is_unchecked(term)]
+        if not new or number is None or not conds[number]:
+            return
+        wrapper = passes.model_wrapper(model, names, lambda _chain, _rows: [])
+        with self._run.caches.of("without SLG", model, options) as own:
+            plain = run(passes.with_model_wrapper(own, wrapper))
+        for term in new:
+            self._run.check_effect(term, plain[number], found[number], self._sigma)
 
     def _keep_estimate(self, args: dict[str, Any]) -> Any:
         self._before_weak, self._c = False, (args["conds"][0], args["conds_out"][0])
@@ -229,82 +281,49 @@ class Step:
         kept = self._c is not None and self._c[0] is args["cond"]
         c = self._c[1] if self._c is not None and kept else args["cond_denoised"]
         D = args["denoised"]
-        for entry in self.weak:
-            p = self._weak_estimate(entry, args)
-            self._check_effect(entry.term, c, p)
-            D = push_estimate(D, c, p, origin_of(args), entry)
+        for number, entry in enumerate(self.weak):
+            p = self._weak_estimate((number, entry.term), entry, args)
+            self._run.check_effect(entry.term, c, p, self._sigma)
+            D = push_estimate(D, c, p, origin_of(args), entry, sizes_of(args))
         if self._recording is not None:
             self._recording.clear()
         return D
 
-    def _check_effect(self, term: Term, c: Tensor, p: Tensor) -> None:
-        """Check once in a run that a weak pass differs: looking at values waits for the device."""
-        if term in self._effective:
-            return
-        if not torch.equal(c, p):
-            self._effective.append(term)
-        elif c.any():
-            raise RuntimeError(
-                "the weak pass must differ from the conditional one, but skipping"
-                f" {describe_terms([term])} changed nothing. Another node probably runs the blocks"
-                " in its own way; remove nodes one by one to find which."
-            )
+    def _weak_estimate(self, key: Hashable, entry: ActiveTerm, args: dict[str, Any]) -> Tensor:
+        options = args["model_options"]
+        whole = _sees_batch(args["model"], options) and args["uncond"] is not None
+        conds = [args["cond"], args["uncond"]] if whole else [args["cond"]]
+        wrapper = passes.model_wrapper(
+            args["model"],
+            passes.names_of(conds, self._conds),
+            lambda chain, rows: self._weak_parts(entry, chain, rows),
+            self._around(options),
+        )
+        with self._run.caches.of(key, args["model"], options) as own:
+            return passes.estimate({**args, "model_options": own}, conds, wrapper)
 
-    def _weak_estimate(self, entry: ActiveTerm, args: dict[str, Any]) -> Tensor:
-        chain = block_chain(args["model"].diffusion_model)
+    def _weak_parts(
+        self, entry: ActiveTerm, chain: BlockChain, rows: Sequence[Row]
+    ) -> list[blocks.Part]:
+        """Return what is changed in a call of a weak pass.
+
+        Rows of the negative prompt are there for the code of other nodes, and are what they are in
+        the unconditional pass.
+        """
         skipped, skip = chain.skipped_by(entry.term), entry.term.skip
-
-        def changes(uuids: Sequence[Any]) -> dict[int, blocks.Change]:
-            recorded = None
-            if entry.share_prefix and self._recording is not None:
-                recorded = self._recording.streams(skipped[0], uuids)
-            return blocks.weak_changes(skipped, skip, recorded)
-
-        return model_pass(args, chain, changes, skipped if skip == "attention" else ())
-
-
-def model_pass(
-    args: dict[str, Any], chain: BlockChain, changes: Any, identities: Sequence[int] = ()
-) -> Tensor:
-    """Return the estimate of a pass with the positive prompt and some blocks changed.
-
-    Args:
-        args: as ComfyUI calls a function behind CFG.
-        changes: a function from the uuids of prompts to what the blocks do.
-        identities: as for `blocks.attached`.
-    """
-    wrapper = _model_wrapper(chain, changes, identities)
-    options = _with_model_wrapper(args["model_options"], wrapper)
-    return comfy.samplers.calc_cond_batch(
-        args["model"], [args["cond"]], args["input"], args["sigma"], options
-    )[0]
+        recorded = None
+        if entry.share_prefix and self._recording is not None:
+            recorded = self._recording.streams(skipped[0], [row.key for row in rows])
+        weak = [row.place == 0 for row in rows]
+        isolation = chain.sites[skipped[0]].stack.isolation
+        changes = blocks.weak_changes(skipped, skip, None, isolation)
+        parts = self._slg_parts(chain, rows, skipped[0] if recorded is not None else 0)
+        parts.append(blocks.Part(changes, skipped if skip == "attention" else (), weak))
+        if recorded is not None:
+            parts.append(blocks.Part(blocks.prefix_changes(skipped[0], recorded)))
+        return parts
 
 
-def origin_of(args: dict[str, Any]) -> Tensor:
-    """Return a x of x_0 = a x + b F: the estimate where the model predicts zero."""
-    x = args["input"]
-    return args["model"].model_sampling.calculate_denoised(args["sigma"], torch.zeros_like(x), x)
-
-
-def _with_model_wrapper(model_options: Options, wrapper: Any) -> Options:
-    options = comfy.model_patcher.create_model_options_clone(model_options)
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, wrapper, options, is_model_options=True)
-    return options
-
-
-def _model_wrapper(chain: BlockChain, changes: Any, identities: Sequence[int] = ()) -> Any:
-    """Return a wrapper of BaseModel.apply_model, which is called with rows of one or more prompts.
-
-    Args:
-        changes: a function from the uuids of these prompts to what the blocks do.
-        identities: as for `blocks.attached`.
-    """
-
-    def wrapper(
-        executor: Any, x: Tensor, t: Tensor, concat: Any, cross: Any, control: Any,
-        options: Options, **extra: Any,
-    ) -> Tensor:  # fmt: skip
-        with blocks.attached(chain, changes(options["uuids"]), options, identities) as changed:
-            return executor(x, t, concat, cross, control, changed, **extra)
-
-    return wrapper
+def _sees_batch(model: Any, options: Options) -> bool:
+    patcher = getattr(model, "current_patcher", None)
+    return foreign.sees_the_batch(options, getattr(patcher, "object_patches", ()))

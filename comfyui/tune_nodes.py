@@ -12,10 +12,11 @@ from comfy_api.latest import io, ui  # pyright: ignore[reportMissingImports]
 from . import map_image, measure, preset_files
 from ._skipguide.families.presets import Preset
 from .node_request import SKIPS, NodeRequest, read_layers, read_levels, schedule_request
-from .nodes import CUSTOM, chain_of, inputs_of_row, slg_request, stg_request
+from .nodes import CUSTOM, inputs_of_row, slg_request, stg_request
 from .nodes import TIPS as MORE_TIPS
+from .page import schema_of
 from .published import preset_schedule
-from .step import with_request
+from .step import chain_of, with_request
 
 BOTH_SKIPS = "residual and attention"
 TIPS = {
@@ -38,7 +39,7 @@ class SkipGuidePresetFile(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         choices = preset_files.file_choices(own_folder())
         cfg = TIPS["cfg"]
-        return io.Schema(
+        return schema_of(
             node_id="SkipGuidePresetFile",
             display_name="Skip Guidance Preset File",
             category="skipguide",
@@ -93,7 +94,7 @@ class SkipGuideLayerMap(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
         whole = {"min": 1, "max": 10_000}
-        return io.Schema(
+        return schema_of(
             node_id="SkipGuideLayerMap",
             display_name="Skip Layer Map",
             category="skipguide",
@@ -144,8 +145,9 @@ class SkipGuideLayerMap(io.ComfyNode):
         seeds = [(seed + number) % 2**64 for number in range(trajectories)]
         skips = SKIPS if skip == BOTH_SKIPS else [skip]
         found = measure.measure(model, how, read_levels(levels), seeds, layers, skips)
-        table, first = map_image.table(found), found.shortlist()
+        picture, table, first = map_image.draw(found), map_image.table(found), found.shortlist()
+        shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
         return io.NodeOutput(
-            map_image.draw(found), table, first[0].layer if first else "",
-            map_image.describe_shortlist(first), ui=ui.PreviewText(table),
+            picture, table, first[0].layer if first else "", map_image.describe_shortlist(first),
+            ui=shown,
         )  # fmt: skip

@@ -7,6 +7,8 @@ blocks that are skipped.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from comfyui._skipguide.families.blocks import layer_sites  # noqa: E402
 from comfyui._skipguide.method.formula import rescale  # noqa: E402
 from comfyui._skipguide.method.request import GuidanceRequest  # noqa: E402
-from comfyui._skipguide.method.terms import SLG, STG, Bin, Schedule  # noqa: E402
+from comfyui._skipguide.method.terms import SLG, STG, Bin, Modality, Schedule  # noqa: E402
 from comfyui._skipguide.tuning.scan.layer_map import LayerMap  # noqa: E402
 from comfyui._skipguide.tuning.scan.record import ScanState  # noqa: E402
 
@@ -31,6 +33,7 @@ from comfyui import (  # noqa: E402
     attention,
     bins,
     blocks,
+    foreign,
     map_image,
     models,
     node_request,
@@ -51,13 +54,12 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
-        override = transformer_options.get(
-            "optimized_attention_override", lambda _, q, k, v, heads: _attend(q, k, v)
-        )
-        return override(None, x, x, self.to_v(x), 2)
+        override = transformer_options.get("optimized_attention_override")
+        given = x, x, self.to_v(x), 2
+        return override(_attend, *given) if override else _attend(*given)
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _heads: int = 2) -> torch.Tensor:
     return (q @ k.mT / 3).softmax(-1) @ v
 
 
@@ -129,7 +131,7 @@ def blocks_in(model: WanModel) -> list[Block]:
 
 
 def record(
-    model: WanModel, x: torch.Tensor, recording: blocks.Recording, position: int, uuids: list[str]
+    model: WanModel, x: torch.Tensor, recording: blocks.Recording, position: int, uuids: list[Any]
 ) -> torch.Tensor:
     changes = {position: recording.recorder(position, uuids)}
     with blocks.attached(models.block_chain(model), changes, {}) as options:
@@ -234,6 +236,148 @@ def test_a_cache_that_leaves_out_blocks_is_refused_whatever_its_name(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("skip", node_request.SKIPS)
+def test_rows_of_some_prompts_are_weakened_and_the_others_run(
+    model: WanModel, x: torch.Tensor, skip: str
+) -> None:
+    """In one batch, as other nodes' attention may look at all of it; and one inside of another."""
+    chain = models.block_chain(model)
+
+    def part(at: int, rows: list[bool]) -> blocks.Part:
+        changes = blocks.weak_changes([at], skip, None)
+        return blocks.Part(changes, [at] if skip == "attention" else (), rows)
+
+    def run(*parts: blocks.Part) -> torch.Tensor:
+        with contextlib.ExitStack() as stack:
+            options: dict[str, Any] = {}
+            for one in parts:
+                options = stack.enter_context(
+                    blocks.attached(chain, one.changes, options, one.identities, one.rows)
+                )
+            return model(x, transformer_options=options)
+
+    found = run(part(3, [False, True]), part(2, [True, False]))
+    expected = [written_out(model, x[:2], {2}, skip), written_out(model, x[2:], {3}, skip)]
+    assert torch.allclose(found, torch.cat(expected), atol=1e-5)
+    both = run(part(3, [False, True]), part(3, [True, False]))
+    assert torch.allclose(both, written_out(model, x, {3}, skip), atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_without_a_prompt_are_not_recorded(model: WanModel, x: torch.Tensor) -> None:
+    recording = blocks.Recording([3])
+    record(model, x, recording, 3, [None, "b"])
+    assert recording.streams(3, [None]) is None
+    kept = recording.streams(3, ["b"])
+    assert kept is not None
+    assert [len(value) for value in kept.values()] == [2]
+
+
+@torch.no_grad()
+def test_attention_that_takes_no_override_is_refused(model: WanModel, x: torch.Tensor) -> None:
+    """Another node may have code of its own in the place of a block's attention."""
+    own = blocks_in(model)[2].self_attn
+    own.forward = lambda x, transformer_options: _attend(x, x, own.to_v(x))
+    with pytest.raises(RuntimeError, match='of block "block:2" must take the values alone'):
+        run_weak(model, x, "2", "attention", None)
+    assert torch.allclose(
+        run_weak(model, x, "2", "residual", None), written_out(model, x, {2}, "residual")
+    )
+
+
+@torch.no_grad()
+def test_a_cache_with_a_state_of_its_own_may_leave_out_all_blocks_or_none(x: torch.Tensor) -> None:
+    model = WanModel()
+    chain, changes = models.block_chain(model), blocks.weak_changes([2], "residual", None)
+    with blocks.attached(chain, changes, {}, may_be_left_out=True):
+        pass  # the model is not called
+    changes = {1: blocks.run_block, **changes}
+    model.blocks = model.blocks[:2]
+    with (
+        pytest.raises(RuntimeError, match=r"Another node \(a pack\) keeps what an earlier pass"),
+        blocks.attached(chain, changes, {}, may_be_left_out=True, suspected="a pack") as options,
+    ):
+        model(x, transformer_options=options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_compiled_code_does_not_see_runs_uncompiled(x: torch.Tensor, whole: bool) -> None:
+    """Compiled as a whole the model does not look at new patches, and no block at new hooks."""
+    model = WanModel()
+    expected = {skip: written_out(model, x, {2}, skip) for skip in node_request.SKIPS}
+    base = nn.Module()
+    base.diffusion_model = model
+    chain = models.block_chain(model)
+    unguarded: dict[str, Any] = {
+        "guard_filter_fn": lambda guards: ["options" not in g.name for g in guards]
+    }
+    if whole:
+        compiled: Any = torch.compile(model, backend="eager", options=unguarded)
+        base.diffusion_model = compiled
+    else:
+        for index, block in enumerate(blocks_in(model)):
+            model.blocks[index] = torch.compile(block, backend="eager", options=unguarded)  # pyright: ignore[reportArgumentType]
+    base.diffusion_model(x, transformer_options={})  # pyright: ignore[reportCallIssue]
+    for skip in node_request.SKIPS:
+        identities = [2] if skip == "attention" else []
+        changes = blocks.weak_changes([2], skip, None)
+        with (
+            foreign.uncompiled(base, chain, identities) as was_whole,
+            blocks.attached(chain, changes, {}, identities) as options,
+        ):
+            assert was_whole == whole
+            found = base.diffusion_model(x, transformer_options=options)  # pyright: ignore[reportCallIssue]
+        assert torch.allclose(found, expected[skip], atol=1e-5), skip
+    torch._dynamo.reset()
+
+
+def test_a_window_is_resolved_where_it_runs() -> None:
+    asked = node_request.NodeRequest(request(), percents=(0.25, 0.75))
+    for shift in (1.0, 3.0):
+
+        def sigma_at(percent: float, shift: float = shift) -> float:
+            return shift * (1 - percent) / (1 + (shift - 1) * (1 - percent))
+
+        found = asked.resolved(sigma_at)
+        assert found.sigmas == pytest.approx((sigma_at(0.75), sigma_at(0.25)))
+        assert [bool(found.active(value)) for value in (sigma_at(0.2), sigma_at(0.5))] == [
+            False, True,
+        ]  # fmt: skip
+    always = node_request.NodeRequest(request())
+    assert always.resolved(abs) is always
+
+
+@pytest.mark.parametrize(
+    ("options", "patches", "expected"),
+    [
+        ({}, [], False),
+        ({"patches": {"attn1_output_patch": [print]}}, [], True),
+        ({"patches": {"attn2_patch": [print]}}, [], True),
+        ({"patches": {"double_block": [print], "attn1_patch": []}}, [], False),
+        ({"patches_replace": {"attn1": {("double_block", 1): print}}}, [], True),
+        ({"patches_replace": {"dit": {("double_block", 1): print}}}, [], False),
+        ({}, ["diffusion_model.blocks.0.cross_attn.forward"], True),
+        ({}, ["model_sampling", "diffusion_model.blocks.0.ffn.forward"], False),
+    ],
+)
+def test_code_in_the_attention_sees_the_batch(
+    options: dict[str, Any], patches: list[str], expected: bool
+) -> None:
+    assert foreign.sees_the_batch({"transformer_options": options}, patches) == expected
+
+
+def test_packs_of_other_nodes_are_named() -> None:
+    def around() -> None: ...
+
+    around.__module__ = "/comfy/custom_nodes/Comfy-WaveSpeed.fbcache_nodes"
+    wrappers = {"diffusion_model": {"easycache": [], "skipguide": [], None: []}}
+    found = {"model_function_wrapper": around, "transformer_options": {"wrappers": wrappers}}
+    assert foreign.suspects(found) == "Comfy-WaveSpeed, easycache"
+    assert foreign.suspects({}) == ""
+
+
+@torch.no_grad()
 def test_nothing_is_left_behind_also_after_an_error(model: WanModel, x: torch.Tensor) -> None:
     before = [*model.blocks], model(x, transformer_options={})
     with pytest.raises(RuntimeError, match="shapes"):
@@ -268,6 +412,17 @@ def test_attention_skip_refuses_cross_attention() -> None:
     q, v = torch.zeros(1, 5, 8), torch.zeros(1, 3, 8)
     with pytest.raises(RuntimeError, match="has 5 queries and 3 keys"):
         attention.identity_attention(None, q, v, v, 2)
+
+
+def test_identity_of_values_that_heads_share_and_of_those_that_are_not_flat() -> None:
+    """The oracle is attention itself, as above; SD3 gives values as they lie before the heads."""
+    v, q = torch.randn(2, 2, 5, 4), 100 * torch.eye(5)[None, None].expand(2, 4, 5, 5)
+    shared = nn.functional.scaled_dot_product_attention(q, q[:, :2], v, enable_gqa=True)
+    found = attention.identity_attention(None, q, q[:, :2], v, 4, skip_reshape=True)
+    torch.testing.assert_close(found, shared.transpose(1, 2).flatten(2))
+    apart = v.transpose(1, 2)
+    found = attention.identity_attention(None, apart.flatten(2), apart.flatten(2), apart, 2)
+    assert torch.equal(found, apart.flatten(2))
 
 
 @pytest.mark.parametrize("heads_first", [False, True])
@@ -315,8 +470,46 @@ def test_block_that_is_named_in_two_ways_is_refused(model: WanModel) -> None:
         models.block_chain(model).skipped_by(STG(node_request.read_layers("3, block:3")))
 
 
+def test_classes_are_known_by_what_they_derive_from() -> None:
+    kin = type("SomeNodesWanModel", (WanModel,), {})()
+    assert models.block_chain(kin).family.title == "Wan"
+    assert models.block_chain(kin).published_as == ()
+    unet = type("UNetModel", (nn.Module,), {})()
+    with pytest.raises(ValueError, match=r"is Stable Diffusion 1, 2 or XL.*PerturbedAttention"):
+        models.block_chain(unet, "SDXL")
+    odd = type("HunyuanVideo", (nn.Module,), {})()
+    with pytest.raises(ValueError, match=r"has them in other places: .*double_blocks"):
+        models.block_chain(odd)
+
+
+def kept_as(model: str, **attributes: Any) -> nn.Module:
+    """Return an empty model of a class, with what tells checkpoints of it apart."""
+    made = type(model, (nn.Module,), {})()
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(16, 4, 1)), {"WanPipeline"}),
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(36, 4, 1)), {"WanImageToVideoPipeline"}),
+        (kept_as("WanModel", patch_embedding=nn.Conv3d(48, 4, 1)), set()),  # FunControl
+        (kept_as("HunyuanVideo", patch_size=[1, 2, 2], in_channels=16), {"HunyuanVideoPipeline"}),
+        (kept_as("HunyuanVideo", patch_size=[1, 2, 2], in_channels=33), set()),  # image to video
+        (kept_as("HunyuanVideo", patch_size=[1, 1], in_channels=64), set()),  # HunyuanImage
+        (kept_as("LTXAVModel", apply_gated_attention=False), {"Lightricks/LTX-2"}),
+    ],
+)
+def test_published_settings_are_for_the_model_that_they_were_published_for(
+    model: nn.Module, names: set[str]
+) -> None:
+    assert set(models.FAMILIES[type(model).__name__].published(model)) == names
+
+
 def test_model_without_a_row_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"is a Linear\. It knows: WanModel"):
+    with pytest.raises(ValueError, match=r"is Linear\. It knows: Wan, .* Load one of these"):
         models.block_chain(nn.Linear(1, 1))
 
 
@@ -407,7 +600,14 @@ def test_published_bins_of_ltx_13b_are_the_official_ones() -> None:
 def test_every_published_row_can_be_used(name: str) -> None:
     row = published.published_presets()[name]
     if row.schedule:
-        assert published.preset_schedule(row).bins
+        made = published.preset_schedule(row)
+        assert made.bins
+        written = bins.read_schedule(bins.write_schedule(row.schedule)).bins
+        close = [pytest.approx(entry.sigma, rel=1e-5) for entry in made.bins]
+        assert [entry.sigma for entry in written] == close
+        assert [dataclasses.replace(entry, sigma=(0, 1)) for entry in written] == [
+            dataclasses.replace(entry, sigma=(0, 1)) for entry in made.bins
+        ]
     elif row.layers:
         assert node_request.read_layers(row.layers)
 
@@ -420,14 +620,14 @@ def sized(model: str, width: int = 0, **depths: int) -> models.BlockChain:
         setattr(
             holder, family.stacks[name].path, nn.ModuleList(nn.Identity() for _ in range(depth))
         )
-    return models.BlockChain(family, layer_sites(family, holder), width)
+    return models.BlockChain(family, layer_sites(family, holder), width, family.published_as)
 
 
 @pytest.mark.parametrize(
     ("chain", "kind", "scheduled", "name"),
     [
         (sized("WanModel", 1536, block=30), "stg", False, "wan-1.3b"),
-        (sized("VaceWanModel", 1536, block=30), "slg", False, "wan-slg-8"),
+        (sized("WanModel", 1536, block=30), "slg", False, "wan-slg-8"),
         (sized("WanModel", 5120, block=40), "stg", False, "wan-14b"),
         (sized("LTXVModel", block=28), "stg", False, "ltx-2b"),
         (sized("LTXVModel", block=48), "stg", True, "ltx-13b-dev"),
@@ -446,9 +646,12 @@ def test_recommended_preset_is_found_by_class_and_size(
 @pytest.mark.parametrize(
     ("chain", "words"),
     [
-        (sized("WanModel", 128, block=30), "a WanModel of 30 blocks. Choose custom"),
-        (sized("AsymmDiTJoint", block=12), "an? AsymmDiTJoint of 12 blocks"),  # lab-mochi's size
-        (sized("Flux", double=20, single=40), "a Flux of 20 double blocks, 40 single blocks"),
+        (sized("WanModel", 128, block=30), "Wan, of 30 blocks. Choose custom"),
+        (sized("AsymmDiTJoint", block=12), "Mochi, of 12 blocks"),  # lab-mochi's size
+        (
+            sized("Flux", double=20, single=40),
+            "Flux or Chroma, of 20 double blocks, 40 single blocks",
+        ),
         (sized("LTXVModel", block=48), "needs the node Skip Guidance Schedule"),
     ],
 )
@@ -459,7 +662,7 @@ def test_model_without_a_preset_is_refused(chain: models.BlockChain, words: str)
 
 def test_preset_of_another_model_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="mochi-1-preview, 48 blocks, but this model is a WanModel"
+        ValueError, match="mochi-1-preview, 48 blocks, but this model is Wan, of 48"
     ):
         published.named_preset("mochi", sized("WanModel", block=48))
 
@@ -480,7 +683,7 @@ def test_windows_that_touch_do_not_overlap() -> None:
 def test_settings_of_a_node_reach_its_terms() -> None:
     asked = request(rescale=0.3, rescale_space="data", share_prefix=False)
     (entry,) = node_request.NodeRequest(asked).active(0.7)
-    assert entry == node_request.ActiveTerm(STG((1,)), 0.3, "data", False)
+    assert entry == node_request.ActiveTerm(STG((1,)), 0.3, "data", False, 0.3)
     off = node_request.NodeRequest(GuidanceRequest(terms=(STG((1,), 0.0),)))
     assert off.active(0.7) == []
     slg = node_request.NodeRequest(GuidanceRequest(terms=(SLG((1,)),)))
@@ -506,6 +709,27 @@ def test_push_is_that_of_predictions(space: str, phi: float) -> None:
     else:
         expected = rescale(x - sigma * F_D, c, phi)
     torch.testing.assert_close(D, expected)
+
+
+def test_sound_has_a_scale_and_a_rescaling_of_its_own() -> None:
+    """The oracle is each output alone: a video of 12 numbers, and its sound of 8."""
+    torch.manual_seed(0)
+    D, c, p, x = (torch.randn(2, 1, 20) for _ in range(4))
+    entry = node_request.ActiveTerm(STG((1,), 2.0, audio_scale=0.5), 0.7, "data", True, 0.2)
+    found = node_request.push_estimate(D, c, p, x, entry, (12, 8))
+    for part, scale, phi in ((slice(12), 2.0, 0.7), (slice(12, 20), 0.5, 0.2)):
+        alone = node_request.ActiveTerm(STG((1,), scale), phi, "data")
+        mine = (D[..., part], c[..., part], p[..., part], x[..., part])
+        assert torch.equal(found[..., part], node_request.push_estimate(*mine, alone))
+
+
+def test_terms_of_one_node_are_rescaled_once_behind_the_last() -> None:
+    terms = (STG((1,)), SLG((2,)), Modality(3.0), Modality(1.0))
+    asked = GuidanceRequest(terms=terms, rescale=0.7, audio_rescale=1.0)
+    found = node_request.NodeRequest(asked).active(0.5)
+    assert [entry.term for entry in found] == [*terms[:3]]
+    phis = [(entry.rescale, entry.audio_rescale) for entry in found]
+    assert phis == [(0, 0), (0, 0), (0.7, 1.0)]
 
 
 # --- the built files ------------------------------------------------------------------------------
@@ -535,10 +759,12 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
+OF_COMFYUI = ("caches", "measure", "nodes", "pack", "page", "passes", "run_state", "step",
+              "tune_nodes", "vendor")
 pack = pathlib.Path("pack")
 for path in pack.rglob("*.py"):
     # Of these vendor needs the library's files, the others ComfyUI.
-    if path.stem not in ("measure", "nodes", "pack", "step", "tune_nodes", "vendor"):
+    if path.stem not in OF_COMFYUI:
         parts = path.with_suffix("").parts
         importlib.import_module(".".join(part for part in parts if part != "__init__"))
 from pack import published
@@ -563,14 +789,14 @@ def scanned(model: WanModel, x: torch.Tensor, limit: float) -> scan.StateScan:
     """A scan of the toy, whose tokens lie as rows and columns: `(B, N, D)` as `(B, 1, N, D)`."""
     chain = models.block_chain(model)
 
-    def run(changes: Any, identities: Any) -> torch.Tensor:
+    def run(changes: Any, identities: Any) -> list[torch.Tensor]:
         uuids = ["a"] * 1
         with blocks.attached(chain, changes(uuids), {}, identities) as options:
-            return model(x, transformer_options=options)[:, None]
+            return [model(x, transformer_options=options)[:, None]]
 
     found = scan.StateScan(chain, scan.cells_of(chain, "", node_request.SKIPS), limit)
     with torch.no_grad():
-        found.add(ScanState(0, 4, 0.8, 0.8, "m", True), run, torch.zeros_like(x[:, None]), None)
+        found.add(ScanState(0, 4, 0.8, 0.8, "m", True), run, [torch.zeros_like(x[:, None])], None)
     return found
 
 

@@ -66,7 +66,11 @@ def test_quantities_are_those_of_whole_passes_of_core(server: Server, layer: str
     assert hf == pytest.approx(energy[..., upper].sum() / energy.sum(), abs=6e-4)
 
 
-@pytest.mark.parametrize("family", ["wan", "ltx", "mochi", "hunyuan", "cosmos", "cosmos2", "qwen"])
+@pytest.mark.parametrize(
+    "family",
+    ["wan", "ltx", "mochi", "hunyuan", "cosmos", "cosmos2", "qwen", "lumina", "cogvideox", "ltx2",
+     "minimax"],
+)  # fmt: skip
 def test_every_family_has_a_map(server: Server, family: str) -> None:
     layers = "single:2-5" if family == "hunyuan" else "2-5"
     found = rows(server.run(map_graph(family, layers=layers, trajectories=2)).text)
@@ -99,6 +103,13 @@ WAN = Preset(
 )  # fmt: skip
 
 
+LTX_2 = Preset(
+    model="tiny-ltx-2", pipelines=("LTX2Pipeline",), depth=48, layers=(), scale=0.0,
+    skip="attention", source="", modality_scale=3.0, rescale=0.45, audio_rescale=1.0,
+    rescale_space="data",
+)  # fmt: skip
+
+
 def by_file(server: Server, file: PresetFile, **inputs: Any) -> tuple[str, dict[str, Any]]:
     folder = server.base / "user" / "skipguide"
     folder.mkdir(exist_ok=True)
@@ -113,6 +124,13 @@ def test_a_preset_s_file_is_its_node(server: Server) -> None:
     assert torch.equal(read.latent, written.latent)
     plain = server.run(graph("wan", stg(**{**node, "normalize": False})))
     assert not torch.equal(read.latent, plain.latent)
+
+
+def test_a_preset_s_file_of_ltx_2_may_have_modality_alone(server: Server) -> None:
+    node = dict(layers="", modality_scale=3.0, rescale=0.45, audio_rescale=1.0, rescale_of="data")
+    written = server.run(graph("ltx2_48", stg(**node), steps=1))
+    read = server.run(graph("ltx2_48", by_file(server, PresetFile(LTX_2)), steps=1))
+    assert torch.equal(read.latent, written.latent)
 
 
 def test_cfg_scale_is_handed_on(server: Server) -> None:

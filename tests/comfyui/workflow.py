@@ -16,7 +16,7 @@ from typing import Any
 from comfy_server import ROOT, Graph, Server
 
 FOLDER = ROOT / "comfyui" / "example_workflows"
-_WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+_WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 _WIDTH, _GAP = 340, 60
 Info = dict[str, Any]  # what /object_info says of each class
 
@@ -76,14 +76,21 @@ def _page_node(
 
 
 def graph_of(page: dict[str, Any], info: Info) -> Graph:
-    """Return the graph that the page would post."""
+    """Return the graph that the page would post.
+
+    Optional widgets that a later ComfyUI has behind the others keep their defaults.
+    """
     sources = {link[0]: [str(link[1]), link[2]] for link in page["links"]}
     found: Graph = {}
     for node in page["nodes"]:
         values = iter(node["widgets_values"])
         inputs: dict[str, Any] = {}
+        optional = info[node["type"]]["input_order"].get("optional", [])
         for name, _, options in _declared(node["type"], info, widgets=True):
-            inputs[name] = next(values)
+            given = next(values, None)
+            if given is None and name in optional:
+                continue
+            inputs[name] = given
             if options.get("control_after_generate"):
                 next(values)
         inputs.update({entry["name"]: sources[entry["link"]] for entry in node["inputs"]})
@@ -114,6 +121,8 @@ def _sockets(node: dict[str, Any], info: Info) -> list[tuple[str, str]]:
 def _values(node: dict[str, Any], info: Info) -> list[Any]:
     values = []
     for name, _, options in _declared(node["class_type"], info, widgets=True):
+        if name not in node["inputs"]:  # a later version's, which keeps its default
+            continue
         values.append(node["inputs"][name])
         if options.get("control_after_generate"):
             values.append("fixed")
