@@ -47,7 +47,7 @@ NUM_STILLS = 32_768  # whose latents are kept; one gets a new caption whenever i
 BATCH_SIZE = 64
 MAX_TOKENS = 32  # of a caption; the longest of the world has 24
 T5_TOKENS = 256  # of zeros: the pipeline's max_sequence_length by default
-SCHEDULE = training_loop.Schedule(steps=7000, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = training_loop.Schedule(steps=4000, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 # --- the autoencoder ------------------------------------------------------------------------------
 
