@@ -17,8 +17,12 @@ REFUSED_PIPELINES: dict[str, str] = {
             "KandinskyCombinedPipeline", "KandinskyImg2ImgCombinedPipeline",
             "KandinskyInpaintCombinedPipeline", "KandinskyV22CombinedPipeline",
             "KandinskyV22Img2ImgCombinedPipeline", "KandinskyV22InpaintCombinedPipeline",
-            "StableCascadeCombinedPipeline", "VisualClozePipeline",
+            "StableCascadeCombinedPipeline",
         ),
+    ),
+    "VisualClozePipeline": (
+        "it calls two pipelines, with a transformer of its own each: guide() its generation_pipe,"
+        " its upsampling_pipe, or both"
     ),
     "FluxPriorReduxPipeline": (
         "it makes embeddings of an image by one pass; guide() the FluxPipeline that takes them"
@@ -117,7 +121,8 @@ REFUSED_PIPELINES: dict[str, str] = {
         ),
     ),
     "JoyImageEditPlusPipeline": (
-        "its batch has images of several sizes in one tensor, and how it is called was not tried"
+        "its batch has images of several sizes in one tensor, of which a mask says where the one is"
+        " that it makes, and CFG gets the length of c at each place of all of them"
     ),
     "ErnieImagePipeline": (
         "its blocks take the tokens as the first dimension and the batch as the second"
@@ -128,10 +133,7 @@ REFUSED_PIPELINES: dict[str, str] = {
         "nobody made a row for it yet",
         (
             "DreamLiteMobilePipeline", "DreamLitePipeline", "Kandinsky3Img2ImgPipeline",
-            "Kandinsky3Pipeline", "LDMSuperResolutionPipeline", "QwenImageLayeredPipeline",
-            "StableCascadeDecoderPipeline", "StableDiffusionDepth2ImgPipeline",
-            "StableDiffusionImageVariationPipeline", "StableUnCLIPImg2ImgPipeline",
-            "StableUnCLIPPipeline", "VisualClozeGenerationPipeline",
+            "Kandinsky3Pipeline", "LDMSuperResolutionPipeline", "StableCascadeDecoderPipeline",
         ),
     ),
 }  # fmt: skip

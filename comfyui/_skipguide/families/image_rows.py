@@ -68,14 +68,17 @@ FAMILIES = (
             "StableDiffusion3PAGImg2ImgPipeline": PAG,
         },
         stacks=single_stack(
-            "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST
+            "transformer_blocks", 24, JOINT_STREAMS, DOUBLE_ATTENTION, returns=TEXT_FIRST,
+            text=text_attention.SD3,
         ),
+        modular=("StableDiffusion3ModularPipeline",),
         latent_layout="bchw",
         text_position="after",
         batched_inputs=(
             "hidden_states", "encoder_hidden_states", "pooled_projections", "timestep",
             "block_controlnet_hidden_states",
         ),
+        negative=text_attention.POOLED_PROMPT,
     ),
     Family(
         name="flux",
@@ -91,6 +94,7 @@ FAMILIES = (
             "FluxKontextInpaintPipeline": replace(TRUE_CFG, cuts_tokens=True),
             "FluxControlNetPipeline": TRUE_CFG,
             "FluxFillPipeline": DISTILLED,
+            "VisualClozeGenerationPipeline": DISTILLED,
             "FluxControlPipeline": DISTILLED,
             "FluxControlImg2ImgPipeline": DISTILLED,
             "FluxControlInpaintPipeline": DISTILLED,
@@ -131,6 +135,7 @@ FAMILIES = (
                 {"attn": identity_attention.parallel_attention},
             ),
         },
+        modular=("Flux2KleinBaseModularPipeline",),
         latent_layout="packed",
         text_position="before",
         notes="Flux 2 has embedded guidance and no CFG, Klein has CFG unless it is distilled",
@@ -170,12 +175,14 @@ FAMILIES = (
             "QwenImageEditPipeline": QWEN_EDIT,
             "QwenImageEditInpaintPipeline": QWEN_EDIT,
             "QwenImageEditPlusPipeline": QWEN_EDIT,
+            "QwenImageLayeredPipeline": replace(QWEN_EDIT, keeps_length="cfg_normalize"),
             "QwenImageControlNetPipeline": QWEN,
             "QwenImageControlNetInpaintPipeline": QWEN,
         },
         stacks=single_stack(
             "transformer_blocks", 60, JOINT_STREAMS, JOINT_ATTENTION, returns=TEXT_FIRST
         ),
+        modular=("QwenImageModularPipeline",),
         latent_layout="packed",
         text_position="before",
         notes="the pipelines give the result of CFG, ours included, the length of c at each place",
@@ -194,6 +201,7 @@ FAMILIES = (
         stacks=single_stack(
             "layers", 30, ("x",), {"attention": identity_attention.plain_attention}
         ),
+        modular=("ZImageModularPipeline",),
         latent_layout="",
         batched_inputs=("x", "t", "cap_feats"),
         listed_inputs=("x", "cap_feats"),

@@ -251,6 +251,7 @@ FAMILIES = (
             "transformer_blocks", 28, VIDEO_STREAM,
             {"attn": identity_attention.gated_group_attention}, token_layout="joint",
         ),
+        modular=("Krea2ModularPipeline",),
         latent_layout="packed",
         text_position="before",
         cached_modules=("text_fusion",),

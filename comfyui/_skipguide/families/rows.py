@@ -608,8 +608,8 @@ REFUSED_VIDEO_PIPELINES: dict[str, str] = {
         " driving video by flex attention only, under masks that it makes for each size",
     ),
     "JoyImageEditPipeline": (
-        "it scales the result of CFG to the length of the conditional prediction, so that no other"
-        " result can be handed over"
+        "it predicts the pictures that it edits too, along a dimension before the channels, and"
+        " gives the result of CFG the length of c along the channels, which no row describes"
     ),
     "Kandinsky6SRPipeline": (
         "it is a one-pass upscaler that runs without CFG or steps worth guiding"

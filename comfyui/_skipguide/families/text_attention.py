@@ -33,6 +33,8 @@ MOCHI: Texts = (
 )
 # One projection W_o for the tokens of the text and of the video.
 SHARED: Texts = (TextAttention("attn1", {}, _STREAM, has_text=True),)
+# A second attention is over the image alone; its modulation is that of the first.
+SD3: Texts = (TextAttention("attn", {}, _STREAM, video_only=("attn2", "ff")),)
 DUAL: Texts = (TextAttention("attn", _MASK_OF_BOTH, _STREAM, video_only=("ff",)),)
 DUAL_AND_SINGLE: Mapping[str, Texts] = {
     "dual": DUAL,
