@@ -36,7 +36,9 @@ WIDTH = 8  # of what is known of a picture
 
 def image_encoder(width: int) -> Any:
     """A small CLIP for pictures of 16 x 16."""
-    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    sizes: Any = dict(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
     config = transformers.CLIPVisionConfig(
         **sizes, image_size=16, patch_size=8, projection_dim=width
     )
