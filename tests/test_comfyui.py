@@ -508,6 +508,32 @@ def test_published_settings_are_for_the_model_that_they_were_published_for(
     assert set(models.FAMILIES[type(model).__name__].published(model)) == names
 
 
+def medium_sd3(norm: nn.Module, second_attention: bool) -> nn.Module:
+    x_block = kept_as("DismantledBlock", attn=kept_as("SelfAttention", ln_q=norm))
+    x_block.x_block_self_attn = second_attention  # type: ignore[assignment]
+    rows = nn.ModuleList(kept_as("JointBlock", x_block=x_block) for _ in range(24))
+    return kept_as("OpenAISignatureMMDITWrapper", joint_blocks=rows)
+
+
+@pytest.mark.parametrize(
+    ("norm", "second", "names"),
+    [
+        (nn.RMSNorm(4), True, {"sd3.5-medium", "sd3.5-medium-comfy"}),
+        (nn.Identity(), False, {"sd3-pag"}),
+        (nn.RMSNorm(4), False, set()),
+    ],
+    ids=["3.5", "3", "another"],
+)
+def test_medium_models_of_sd3_are_told_apart(
+    norm: nn.Module, second: bool, names: set[str]
+) -> None:
+    chain = models.block_chain(medium_sd3(norm, second))
+    found = {row.name for row in published.presets_for(chain)}
+    assert names <= found
+    assert bool(found) == bool(names)
+    assert ("sd3-pag" in found) == ("sd3-pag" in names)
+
+
 def test_model_without_a_row_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"is Linear\. It knows: Wan, .* Load one of these"):
         models.block_chain(nn.Linear(1, 1))

@@ -93,7 +93,7 @@ def test_both_skips_are_passes_by_hand(server: Server, family: str) -> None:
 
 @pytest.mark.parametrize("family", ["ltx2", "ltx2.3"])
 def test_ltx_2_is_equal_to_the_nodes_of_core(server: Server, family: str) -> None:
-    """At CFG 1 to the last bit; with CFG core has both prompts in one batch, which rounds."""
+    """At CFG 1 nothing else rounds; with CFG core has both prompts in one batch, which does."""
     window = {"start_percent": 0.0, "end_percent": 1.0}
     core_stg: Node = ("LTXVSpatioTemporalGuidance", {"scale": 1.5, "blocks": "7", **window})
     core_modality: Node = ("LTXVModalityGuidance", {"modality_scale": 3.0, **window})
