@@ -164,16 +164,15 @@ def build_tokenizer() -> CLIPTokenizer:
     )  # fmt: skip
     pairs.train_from_iterator([*stills.vocabulary(), *_LETTERS], trainer)
     known = json.loads(pairs.to_str())["model"]
-    merges = [tuple(pair) for pair in known["merges"]]
+    merges: Any = [tuple(pair) for pair in known["merges"]]
     return CLIPTokenizer(vocab=known["vocab"], merges=merges, model_max_length=MAX_TOKENS)
 
 
 def _build_text_encoder(words: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    config = CLIPTextConfig(
-        vocab_size=-(-len(words) // 16) * 16, bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, **TEXT_ENCODER,
-    )  # fmt: skip
-    return CLIPTextModelWithProjection(config)
+    start, end = (words.get_vocab()[name] for name in (_START, _END))
+    size = -(-len(words) // 16) * 16
+    ends: PlainData = dict(bos_token_id=start, eos_token_id=end, pad_token_id=end)
+    return CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=size, **ends, **TEXT_ENCODER))
 
 
 def _build_silent_t5(words: T5Tokenizer) -> T5EncoderModel:
@@ -246,7 +245,8 @@ def encode_stills(
     `folder/latents.safetensors` holds `(num, C, 16, 16)` float16, shifted as the pipeline does.
     """
     training_loop.require_files(folder, "vae/config.json")
-    vae: Any = AutoencoderKL.from_pretrained(folder / "vae").to(device)
+    vae: Any = AutoencoderKL.from_pretrained(folder / "vae")
+    vae.to(device)
     scenes, shift = mochi.open_training_scenes(num), vae.config["shift_factor"]
 
     @torch.no_grad()
