@@ -9,7 +9,7 @@ READY := .venv/.ready
 .PHONY: setup demo test pytest lint docs notebooks bench bench-all bench-start gpu figures paper why
 .PHONY: test-matrix test-long test-kills test-ray test-quantize test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
-.PHONY: comfyui options-page clean
+.PHONY: comfyui comfyui-archive comfyui-branch options-page clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -155,6 +155,13 @@ bench-studio: $(READY)
 # The pack's own copy of what it uses of the library; a test holds them equal.
 comfyui:
 	$(PYTHON) comfyui/vendor.py
+
+# The pack as an archive in dist/, and as the branch `comfyui`: what is cloned into custom_nodes.
+comfyui-archive: $(READY)
+	$(PYTHON) tools/comfyui_archive.py dist
+
+comfyui-branch:
+	git branch -f comfyui $$(git commit-tree HEAD:comfyui -m "skipguide for ComfyUI, from $$(git rev-parse --short HEAD)")
 
 # The node pack in a real ComfyUI: make test-comfyui COMFYUI_PATH=... COMFYUI_PYTHON=... (comfyui/README.md).
 test-comfyui: $(READY)

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,16 @@ class Result:
 
 
 class Server:
-    """A running ComfyUI. `base` is its folder for models, custom_nodes and output."""
+    """A running ComfyUI.
 
-    def __init__(self, base: Path) -> None:
+    Args:
+        base: its folder for models, custom_nodes and output.
+        install: puts the pack into custom_nodes; None copies the folder.
+    """
+
+    def __init__(self, base: Path, install: Callable[[Path], None] | None = None) -> None:
         self.base = base
-        _fill(base)
+        _fill(base, install or _copy_pack)
         self.log = base / "log.txt"
         self._port = _free_port()
         self._process = self._start()
@@ -129,11 +134,17 @@ class Server:
         return {thread.id: thread.user_time + thread.system_time for thread in threads}
 
 
-def _fill(base: Path) -> None:
+def _copy_pack(custom_nodes: Path) -> None:
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "comfyui", custom_nodes / "skipguide", ignore=ignore)
+
+
+def _fill(base: Path, install: Callable[[Path], None]) -> None:
     for name in ("models", "input", "output", "temp", "user"):
         (base / name).mkdir(parents=True)
+    (base / "custom_nodes").mkdir()
+    install(base / "custom_nodes")
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "comfyui", base / "custom_nodes" / "skipguide", ignore=ignore)
     shutil.copytree(HERE / "tiny", base / "custom_nodes" / "tiny", ignore=ignore)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
 import tomllib
 import yaml
 
+import comfyui_archive
 import skipguide
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,20 @@ def test_one_version_everywhere() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert first is not None
     assert {cited["version"], pack["project"]["version"], first[1]} == {skipguide.__version__}
+
+
+def test_the_node_pack_is_an_archive_that_can_be_made_again(tmp_path: Path) -> None:
+    made, again = (comfyui_archive.write(tmp_path / name) for name in ("one", "two"))
+    assert made.name == f"comfyui-skipguide-{skipguide.__version__}.zip"
+    assert made.read_bytes() == again.read_bytes()
+    with zipfile.ZipFile(made) as archive:
+        names = set(archive.namelist())
+        for name in ("__init__.py", "LICENSE", "README.md", "pyproject.toml", "web/skipguide.js"):
+            kept = (ROOT / "comfyui" / name).read_bytes()
+            assert archive.read(f"skipguide/{name}") == kept
+    assert "skipguide/_skipguide/method/formula.py" in names
+    assert (ROOT / "comfyui" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [made.name]
 
 
 def test_the_citation_has_what_the_format_requires() -> None:
