@@ -9,7 +9,7 @@ READY := .venv/.ready
 .PHONY: setup demo test pytest lint docs notebooks bench bench-all bench-start gpu figures paper why
 .PHONY: test-matrix test-long test-kills test-ray test-quantize test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
-.PHONY: comfyui comfyui-archive comfyui-branch options-page clean
+.PHONY: dist comfyui comfyui-archive comfyui-branch options-page clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -131,6 +131,13 @@ test-install: $(READY)
 	.install/bin/python $(PIP_INSTALL) torchvision
 	if .install/bin/python -c 'import torchvision'; then $(FROM_PROMPTS) -k Kandinsky; \
 	else echo "This torchvision does not fit this torch: Kandinsky was not run."; fi
+
+# Wheel and sdist in dist/, as they would be published.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python $(PIP_INSTALL) twine
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 
 # The page in a real Chromium (apt install chromium, or SKIPGUIDE_CHROMIUM).
 test-studio: $(READY)
