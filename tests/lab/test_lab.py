@@ -178,7 +178,7 @@ def test_missing_parts_of_a_training(tmp_path: Path) -> None:
             ],
             "vae/config.json",
         ),
-        (["lab", "train", "wan"], "must be mochi, mochi-2, svd or opensora, but got 'wan'"),
+        (["lab", "train", "wan"], "must be mochi, mochi-2, svd, opensora or sd3, but got 'wan'"),
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2

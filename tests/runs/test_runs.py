@@ -250,7 +250,7 @@ def test_a_ledger_with_flat_settings_is_read_and_gone_on_with(tmp_path: Path) ->
     assert setting.name == "other name"
     assert setting.complete == json.loads(stored)
     other = {"name": "other name", "stg": {"layers": [1]}}
-    with pytest.raises(ValueError, match=r"'other name' was guidance = .* 1 videos were made"):
+    with pytest.raises(ValueError, match=r"'other name' was guidance = .* it has 1 clip already"):
         swept(tmp_path, plan_with(other))
 
 
@@ -449,7 +449,7 @@ def test_other_versions_make_other_clips_and_readers_get_the_newest(tmp_path: Pa
 def test_a_setting_keeps_its_parameters_and_may_change_its_name(tmp_path: Path) -> None:
     swept(tmp_path, plan_with({"name": "weak", "guidance_scale": 2}))
     with pytest.raises(
-        ValueError, match=r"'weak' was guidance_scale = 2.0, now 3.0, and 1 videos were made"
+        ValueError, match=r"'weak' was guidance_scale = 2.0, now 3.0, and it has 1 clip already"
     ):
         swept(tmp_path, plan_with({"name": "weak", "guidance_scale": 3}))
     assert made(swept(tmp_path, plan_with({"name": "mild", "guidance_scale": 2}))) == []

@@ -230,7 +230,7 @@ def test_the_command_line_writes_and_joins_it(folder: Path, tmp_path: Path) -> N
         return result
 
     out = tmp_path / "my run-report.zip"
-    assert f"{out}: 7 videos, 2 votes" in verb("report", folder, "--zip").stdout
+    assert f"{out}: 7 clips, 2 votes" in verb("report", folder, "--zip").stdout
     assert "exists. Pass --overwrite" in verb("report", folder, "--zip", code=2).stderr
     before = out.read_bytes()
     told = json.loads(verb("report", folder, "--zip", "--overwrite", "--json").stdout)

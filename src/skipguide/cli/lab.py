@@ -228,7 +228,7 @@ def clips(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write real clips or pictures of the lab's world, as a reference for metrics.
+    """Write real clips or pictures of the lab's world, for metrics.
 
     Beside them captions.csv has the caption and the scene of each, and is a file of prompts.
     """
