@@ -292,9 +292,9 @@ def _claim_setting_name(
         if made:
             raise ValueError(
                 f"a setting must keep its parameters within a run, but {name!r} was"
-                f" {_describe_changes(holder, content)}, and it has"
-                f" {format_count(made, 'clip')} already. Give the new one another name, as in --setting 'NAME steps=20' or name: NAME in"
-                " the plan, or choose another folder with --out."
+                f" {_describe_changes(holder, content)}, and it has {format_count(made, 'clip')}"
+                " already. Give the new one another name, as in --setting 'NAME steps=20' or name:"
+                " NAME in the plan, or choose another folder with --out."
             )
         ledger.db.execute("DELETE FROM jobs WHERE setting = ?", (holder["id"],))
         ledger.db.execute("DELETE FROM settings WHERE id = ?", (holder["id"],))
