@@ -38,13 +38,13 @@ class Row:
 
     @property
     def key(self) -> tuple[str | None, Any]:
-        """What identifies the rows from one pass to the next."""
+        """Return what is the same for these rows in each pass of a step."""
         return self.name, self.uuid
 
 
 @dataclass(frozen=True)
 class Around:
-    """What is around the calls of a model.
+    """Tell a pass which nodes of others can change how its model is called.
 
     Args:
         cached: whether a cache may take the place of a call.

@@ -20,7 +20,6 @@ from skipguide.lab import (
     autoencoder,
     mochi,
     model_card,
-    open_judge,
     open_world,
     score_text,
     sd3,
@@ -146,29 +145,18 @@ def test_scored_and_packed_with_its_card(
 ) -> None:
     monkeypatch.setattr(score_text, "STEPS", 2)
     monkeypatch.setattr(autoencoder, "psnr", lambda *_: 1.0)
-    monkeypatch.setattr(packaged, "WEIGHTS", tmp_path / "weights")
-    judge = open_judge.OpenJudge().eval()
-    monkeypatch.setattr(score_text, "load_pipeline", _loader(judge))
     scores = score_text.score(trained, 3, [1.0], [STG([1], 1.5)], lambda _: None, "sd3")
     rows = [(row["prompts"], row["layers"]) for row in scores["generated"]]
     assert rows == [(k, layers) for k in ("closed", "half", "open") for layers in ([], [1])]
     assert "motion" not in scores["judge_accuracy"]
     (trained / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    monkeypatch.setattr(packaged, "WEIGHTS", tmp_path / "weights")
     paths = model_card.pack("sd3", trained, "a machine", tmp_path / "docs")
     assert [path.name for path in paths] == ["lab-sd3", "lab-sd3.md"]
     card = paths[1].read_text(encoding="utf-8")
     for line in ("| transformer | SD3Transformer2DModel |", scores["command"], "as 256"):
         assert line in card
     StableDiffusion3Pipeline.from_pretrained(paths[0])
-
-
-def _loader(judge: Any) -> Any:
-    def load(model: str, folder: Path) -> Any:
-        pipe = StableDiffusion3Pipeline.from_pretrained(folder / "pipeline")
-        pipe.set_progress_bar_config(disable=True)
-        return pipe, judge
-
-    return load
 
 
 def test_the_tokenizer_knows_the_words_and_spells_others_out() -> None:

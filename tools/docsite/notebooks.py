@@ -73,7 +73,7 @@ def _run_cell(code: str, number: int, names: dict[str, Any]) -> Iterator[Cell]:
         yield {"name": "stdout", "output_type": "stream", "text": _lines(text)}
     if value is not None:
         data: dict[str, Any] = {"text/plain": _lines(_plain(value))}
-        if hasattr(value, "_repr_png_"):
+        if _is_picture(value):
             data["image/png"] = base64.b64encode(value._repr_png_()).decode()
         yield {
             "output_type": "execute_result", "execution_count": number, "metadata": {},

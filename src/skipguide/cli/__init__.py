@@ -17,7 +17,8 @@ class AllVerbs(VerbGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = LazyCommands()
+        commands: Any = LazyCommands()  # none is added or removed later
+        self.commands = commands
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names, in the order of VERBS."""

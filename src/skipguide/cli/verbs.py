@@ -4,7 +4,7 @@ So `skipguide --help` and each verb start without what the others import."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -76,7 +76,7 @@ VERBS = {
 }  # fmt: skip
 
 
-class LazyCommands(MutableMapping[str, Any]):
+class LazyCommands(Mapping[str, Any]):
     """The commands of VERBS by name; each is made when it is asked for."""
 
     def __init__(self) -> None:
@@ -86,12 +86,6 @@ class LazyCommands(MutableMapping[str, Any]):
         if name not in self._made:
             self._made[name] = _make_command(name, VERBS[name])
         return self._made[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._made[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._made[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(VERBS)

@@ -129,15 +129,15 @@ def _initialise_mochi(vae: Any) -> None:
     which erases brightness: two constant channels of opposite sign in every group dominate its
     statistics, so that it is nearly affine for the rest.
     """
-    set_unit_gain(vae)
+    _set_unit_gain(vae)
     torch.nn.init.normal_(vae.encoder.proj_in.weight[:, :3], std=3**-0.5)
     vae.encoder.proj_in.weight[:, 3:] = 0
-    add_constant_channels(
+    _add_constant_channels(
         vae.encoder.block_out.resnets[-1].conv2.conv, vae.encoder.norm_out.norm_layer
     )
 
 
-def set_unit_gain(vae: torch.nn.Module) -> None:
+def _set_unit_gain(vae: torch.nn.Module) -> None:
     """Give every layer on the path around the residual branches unit gain; branches start at 0."""
     for name, module in vae.named_modules():
         if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)):
@@ -149,7 +149,7 @@ def set_unit_gain(vae: torch.nn.Module) -> None:
             torch.nn.init.zeros_(module.bias)
 
 
-def add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
+def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
     """Add two constant channels of opposite sign to every group of the norm after a convolution."""
     group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
     # A convolution that makes two frames of one has two copies of each channel in a row.
@@ -237,14 +237,23 @@ def _build_svd() -> AutoencoderKLTemporalDecoder:
     decoder.
     """
     vae: Any = AutoencoderKLTemporalDecoder(**SVD_CONFIG)
-    set_unit_gain(vae)
+    initialise_frames(vae, vae.decoder.up_blocks[-1].resnets[-1].spatial_res_block.conv2)
+    torch.nn.init.dirac_(vae.decoder.time_conv_out.weight)
+    return vae
+
+
+@torch.no_grad()
+def initialise_frames(vae: Any, last: torch.nn.Module) -> None:
+    """Initialise an autoencoder that encodes single frames, as AutoencoderKL and its kin do.
+
+    Args:
+        last: the convolution before the last norm of the decoder.
+    """
+    _set_unit_gain(vae)
     for attention in (vae.encoder.mid_block.attentions[0], vae.decoder.mid_block.attentions[0]):
         torch.nn.init.zeros_(attention.to_out[0].weight)
-    torch.nn.init.dirac_(vae.decoder.time_conv_out.weight)
-    add_constant_channels(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
-    last = vae.decoder.up_blocks[-1].resnets[-1]
-    add_constant_channels(last.spatial_res_block.conv2, vae.decoder.conv_norm_out)
-    return vae
+    _add_constant_channels(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
+    _add_constant_channels(last, vae.decoder.conv_norm_out)
 
 
 def encode_svd(vae: VideoAutoencoder, frames: Tensor) -> Posterior:
@@ -310,7 +319,7 @@ def _build_opensora() -> AutoencoderKLOpenSora:
     Unit gain, branches at zero, and colour kept through the norms at the ends of both parts.
     """
     vae: Any = AutoencoderKLOpenSora(**OPENSORA_CONFIG)
-    set_unit_gain(vae)
+    _set_unit_gain(vae)
     frame, time = vae.spatial_vae, vae.temporal_vae
     for attention in (frame.encoder.mid_block.attentions[0], frame.decoder.mid_block.attentions[0]):
         torch.nn.init.zeros_(attention.to_out[0].weight)
@@ -321,7 +330,7 @@ def _build_opensora() -> AutoencoderKLOpenSora:
         (time.encoder, time.encoder.levels[-2].downsampler, time.encoder.norm_out),
         (time.decoder, time.decoder.levels[0].upsampler, time.decoder.norm_out),
     ):
-        add_constant_channels(before, norm)
+        _add_constant_channels(before, norm)
         _ignore_constant_channels(part.conv_out, norm)
     torch.nn.init.zeros_(time.quant_conv.weight[OPENSORA_CONFIG["latent_channels"] :])
     time.quant_conv.bias[

@@ -26,7 +26,13 @@ SECOND_PHRASES = ("next to {}", "with {} in the corner", "and {}")
 
 @dataclass(frozen=True)
 class Wording:
-    """What captions may name of a scene, how they begin, and what those say that name nothing."""
+    """Hold the words in which captions of clips and those of pictures differ.
+
+    Args:
+        slots: of a scene that a caption may name.
+        openings: with which a caption may begin.
+        nothing: whole captions that name no slot.
+    """
 
     slots: tuple[str, ...]
     openings: tuple[str, ...]

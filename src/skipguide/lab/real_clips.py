@@ -221,7 +221,7 @@ def _write_clips(
             yield i + 1
 
 
-def clip_name(number: int, suffix: str = files.VIDEO) -> str:
+def clip_name(number: int, suffix: str) -> str:
     """Return the name of a clip; names that differ in their number only are all of one prompt."""
     return f"clip-{number:05d}{suffix}"
 

@@ -38,7 +38,16 @@ from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from skipguide.lab import autoencoder, latents, mochi, stills, text, text_to_video, training_loop
+from skipguide.lab import (
+    autoencoder,
+    latents,
+    mochi,
+    open_world,
+    stills,
+    text,
+    text_to_video,
+    training_loop,
+)
 from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
@@ -59,7 +68,7 @@ AUTOENCODER_CONFIG: PlainData = dict(
     layers_per_block=1,
     norm_num_groups=8,  # 32 would leave a norm of 32 channels without any absolute colour
     latent_channels=CHANNELS,
-    sample_size=autoencoder.world.FRAME_SIZE,
+    sample_size=open_world.FRAME_SIZE,
     scaling_factor=1.0,
     shift_factor=0.0,
     force_upcast=False,
@@ -68,21 +77,10 @@ AUTOENCODER_CONFIG: PlainData = dict(
 )
 
 
-@torch.no_grad()
 def _build_autoencoder() -> AutoencoderKL:
-    """Build SD3's autoencoder, initialised like the others of the lab.
-
-    Unit gain, branches at zero, and colour kept through the norms at the ends of encoder and
-    decoder.
-    """
+    """Build SD3's autoencoder, initialised as SVD's is."""
     vae: Any = AutoencoderKL(**AUTOENCODER_CONFIG)
-    autoencoder.set_unit_gain(vae)
-    for attention in (vae.encoder.mid_block.attentions[0], vae.decoder.mid_block.attentions[0]):
-        nn.init.zeros_(attention.to_out[0].weight)
-    last_of_encoder = vae.encoder.mid_block.resnets[-1].conv2
-    last_of_decoder = vae.decoder.up_blocks[-1].resnets[-1].conv2
-    autoencoder.add_constant_channels(last_of_encoder, vae.encoder.conv_norm_out)
-    autoencoder.add_constant_channels(last_of_decoder, vae.decoder.conv_norm_out)
+    autoencoder.initialise_frames(vae, vae.decoder.up_blocks[-1].resnets[-1].conv2)
     return vae
 
 
@@ -124,7 +122,7 @@ AUTOENCODER = autoencoder.AutoencoderSpec(
 # --- the pipeline ---------------------------------------------------------------------------------
 
 TRANSFORMER: PlainData = dict(
-    sample_size=autoencoder.world.FRAME_SIZE // 4,
+    sample_size=open_world.FRAME_SIZE // 4,
     patch_size=2,
     in_channels=CHANNELS,
     out_channels=CHANNELS,
@@ -134,7 +132,7 @@ TRANSFORMER: PlainData = dict(
     caption_projection_dim=128,
     joint_attention_dim=128,  # the two encoders' beside each other
     pooled_projection_dim=128,
-    pos_embed_max_size=autoencoder.world.FRAME_SIZE // 8,
+    pos_embed_max_size=open_world.FRAME_SIZE // 8,
     qk_norm="rms_norm",
 )
 TEXT_ENCODER: PlainData = dict(

@@ -45,7 +45,7 @@ class Readings:
 
     @property
     def noun(self) -> str:
-        """What was read, in a word: "picture" if all are of one frame, or else "video"."""
+        """Return "picture" if all that was read has one frame, and else "video"."""
         frames = {size[0] for of_side in self.sizes.values() for size in of_side.values()}
         return "picture" if frames == {1} else "video"
 

@@ -27,6 +27,11 @@ class Options:
     pictures: bool = False  # whether each image file is a picture, and not a frame of a video
     part: tuple[int, int] = (1, 1)  # (i, n): every n-th video from the i-th on, for n workers
 
+    @property
+    def noun(self) -> str:
+        """Return "picture" or "video", as one or the other is measured."""
+        return "picture" if self.pictures else "video"
+
     def __post_init__(self) -> None:
         if self.features and self.features not in EXTRACTORS:
             raise ValueError(

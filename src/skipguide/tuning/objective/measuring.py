@@ -237,7 +237,7 @@ class Measuring:
         names = found.names(REFERENCE, self.extractor)
         if len(names) < FEWEST_REFERENCE:
             why = "; ".join(f"{one.video}: {one.reason}" for one in found.skipped[:3])
-            noun = "picture" if self.options.pictures else "video"
+            noun = self.options.noun
             raise ValueError(
                 f"a reference must have {FEWEST_REFERENCE} {noun}s that can be measured, but"
                 f" {self.reference} has {len(names)}. Add {noun}s. {why}"

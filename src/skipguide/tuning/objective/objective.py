@@ -114,7 +114,7 @@ class Objective:
 
     def _check_reference(self) -> list[str]:
         assert self.spec.reference is not None
-        noun = "picture" if self.spec.options.pictures else "video"
+        noun = self.spec.options.noun
         if not self.spec.reference.is_dir():
             raise ValueError(
                 f"--reference must be a folder of real {noun}s, but {self.spec.reference} is not a"
